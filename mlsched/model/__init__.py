@@ -1,0 +1,1 @@
+"""The vocabulary: frozen values without behaviour beyond arithmetic, shared by every layer."""
