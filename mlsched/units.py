@@ -90,7 +90,9 @@ def _span_text_s(text: str, what: str) -> int:
     slurm = re.fullmatch(r"(?:(\d{1,6})-)?(\d{1,8})(?::(\d{1,8}))?(?::(\d{1,8}))?", text)
     if slurm is None:
         raise _bad_span(text, what)
-    days, first, second, third = (int(part) if part is not None else None for part in slurm.groups())
+    days, first, second, third = (
+        int(part) if part is not None else None for part in slurm.groups()
+    )
     first = first or 0
     if days is not None:
         return days * 86_400 + first * 3600 + (second or 0) * 60 + (third or 0)
@@ -101,8 +103,7 @@ def _span_text_s(text: str, what: str) -> int:
 
 def _bad_span(found: object, what: str) -> SpecError:
     return SpecError(
-        f"{what}: expected a time such as 90s, 2h, 1h30m or 1-00:00:00, "
-        f"found {str(found)[:60]!r}.",
+        f"{what}: expected a time such as 90s, 2h, 1h30m or 1-00:00:00, found {str(found)[:60]!r}.",
         "A bare number is minutes, as in Slurm.",
     )
 
@@ -137,7 +138,9 @@ def parse_milli_cpus(text: str | int | float, *, what: str = "cpus") -> int:
 
 
 def _bad_cpus(found: object, what: str) -> SpecError:
-    return SpecError(f"{what}: expected a number such as 4, 0.5 or 500m, found {str(found)[:60]!r}.")
+    return SpecError(
+        f"{what}: expected a number such as 4, 0.5 or 500m, found {str(found)[:60]!r}."
+    )
 
 
 def format_cpus(milli_cpus: int) -> str:

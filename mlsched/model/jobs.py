@@ -155,6 +155,8 @@ class Job(Struct, frozen=True, omit_defaults=True):
     array: ArrayMembership | None = None
     idempotency_key: str = ""
     user: str = ""
+    environment_id: str = ""
+    """Which stored environment of the submitting shell the job runs with; spec.env goes on top."""
 
     @property
     def gpus(self) -> tuple[str, ...]:

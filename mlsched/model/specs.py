@@ -40,7 +40,9 @@ class StopSignal(Struct, frozen=True, rename="camel", forbid_unknown_fields=True
     to: Literal["steps", "shell"] = "steps"
 
 
-class ArraySpec(Struct, frozen=True, rename="camel", forbid_unknown_fields=True, omit_defaults=True):
+class ArraySpec(
+    Struct, frozen=True, rename="camel", forbid_unknown_fields=True, omit_defaults=True
+):
     """Many jobs of one spec, each with its own index in ``MLSCHED_ARRAY_INDEX``."""
 
     indices: tuple[int, ...]
@@ -114,4 +116,3 @@ class Metadata(Struct, frozen=True, rename="camel", forbid_unknown_fields=True, 
     namespace: str = ""
     labels: dict[str, str] = {}
     annotations: dict[str, str] = {}
-
