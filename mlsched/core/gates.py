@@ -1,0 +1,61 @@
+"""What keeps a job from being placed although there may be room: dependencies, backoff, bounds."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from mlsched.core.lifecycle import is_satisfied
+from mlsched.model.jobs import Job, JobState, ResolvedDependency
+from mlsched.model.reasons import Reason, ReasonCode
+from mlsched.model.snapshots import ClusterSnapshot
+
+
+def gate(job: Job, snapshot: ClusterSnapshot, array_running: Mapping[str, int]) -> Reason | None:
+    """The first gate that is shut, or None. The order is that of `ReasonCode`."""
+    return (
+        _dependency_gate(job, snapshot)
+        or _backoff_gate(job, snapshot)
+        or _throttle_gate(job, array_running)
+    )
+
+
+def lost_dependency(job: Job, states: Mapping[str, JobState]) -> ResolvedDependency | None:
+    """The first dependency that can never be satisfied any more."""
+    for dependency in job.after:
+        state = states.get(dependency.job_id)
+        if state is not None and is_satisfied(dependency.condition, state) is False:
+            return dependency
+    return None
+
+
+def _dependency_gate(job: Job, snapshot: ClusterSnapshot) -> Reason | None:
+    waiting = [
+        dependency.name
+        for dependency in job.after
+        if (state := snapshot.states.get(dependency.job_id)) is None
+        or is_satisfied(dependency.condition, state) is None
+    ]
+    if not waiting:
+        return None
+    text = f"waits for {', '.join(waiting[:5])} to end"
+    return Reason(ReasonCode.DEPENDENCY_PENDING, text, {"waiting_for": waiting})
+
+
+def _backoff_gate(job: Job, snapshot: ClusterSnapshot) -> Reason | None:
+    until_ms = snapshot.backoff_until_ms.get(job.id, 0)
+    if until_ms <= snapshot.now.mono_ms:
+        return None
+    wait_s = -(-(until_ms - snapshot.now.mono_ms) // 1000)
+    text = f"waits before try {job.attempt + 1}, after attempt {job.attempt} failed"
+    return Reason(ReasonCode.RETRY_BACKOFF, text, {"wait_s": wait_s, "attempt": job.attempt})
+
+
+def _throttle_gate(job: Job, array_running: Mapping[str, int]) -> Reason | None:
+    array = job.array
+    if array is None or not array.max_parallel:
+        return None
+    running = array_running.get(array.array_id, 0)
+    if running < array.max_parallel:
+        return None
+    text = f"{running} elements of {array.name} run, and at most {array.max_parallel} may"
+    return Reason(ReasonCode.ARRAY_THROTTLED, text, {"running": running})

@@ -1,0 +1,149 @@
+"""The life of a job as a table: which state follows which, and what an outcome makes of a job.
+
+Everything that changes a job's state goes through `advance`, so an illegal history cannot be
+written. The diagram in docs/concepts.md is generated from `TRANSITIONS`.
+"""
+
+from __future__ import annotations
+
+from enum import StrEnum
+
+from msgspec.structs import replace
+
+from mlsched.errors import InvariantError
+from mlsched.model.jobs import EndCause, Job, JobState, Outcome
+from mlsched.model.reasons import Reason, ReasonCode
+
+S = JobState
+
+
+class Move(StrEnum):
+    """What can happen to a job."""
+
+    PLACE = "place"
+    REVOKE = "revoke"
+    START = "start"
+    SUCCEED = "succeed"
+    FAIL = "fail"
+    RETRY = "retry"
+    CANCEL = "cancel"
+    PREEMPT = "preempt"
+    REQUEUE = "requeue"
+
+
+TRANSITIONS: dict[tuple[JobState, Move], JobState] = {
+    (S.PENDING, Move.PLACE): S.STARTING,
+    (S.PENDING, Move.CANCEL): S.CANCELLED,
+    (S.STARTING, Move.REVOKE): S.PENDING,
+    (S.STARTING, Move.START): S.RUNNING,
+    (S.STARTING, Move.SUCCEED): S.SUCCEEDED,
+    (S.STARTING, Move.FAIL): S.FAILED,
+    (S.STARTING, Move.RETRY): S.PENDING,
+    (S.STARTING, Move.CANCEL): S.CANCELLED,
+    (S.STARTING, Move.PREEMPT): S.PREEMPTED,
+    (S.RUNNING, Move.SUCCEED): S.SUCCEEDED,
+    (S.RUNNING, Move.FAIL): S.FAILED,
+    (S.RUNNING, Move.RETRY): S.PENDING,
+    (S.RUNNING, Move.CANCEL): S.CANCELLED,
+    (S.RUNNING, Move.PREEMPT): S.PREEMPTED,
+    (S.PREEMPTED, Move.REQUEUE): S.PENDING,
+    (S.PREEMPTED, Move.CANCEL): S.CANCELLED,
+}
+"""Every legal move. A short job may end before its start was reported, so STARTING can end."""
+
+_RETRIED = frozenset(
+    {
+        EndCause.EXITED,
+        EndCause.SIGNALLED,
+        EndCause.OUT_OF_MEMORY,
+        EndCause.CANNOT_START,
+        EndCause.SUPERVISOR_LOST,
+        EndCause.NODE_REBOOTED,
+    }
+)
+"""Ends that another try can cure; a command that does not exist will not exist next time."""
+
+_LOST = frozenset({EndCause.SUPERVISOR_LOST, EndCause.NODE_REBOOTED})
+
+_CODES = {
+    EndCause.TIME_LIMIT: ReasonCode.TIME_LIMIT,
+    EndCause.OUT_OF_MEMORY: ReasonCode.OUT_OF_MEMORY,
+    EndCause.SIGNALLED: ReasonCode.SIGNALLED,
+    EndCause.STOPPED: ReasonCode.SIGNALLED,
+    EndCause.NOT_FOUND: ReasonCode.COMMAND_NOT_FOUND,
+    EndCause.NOT_EXECUTABLE: ReasonCode.NOT_EXECUTABLE,
+    EndCause.WORKDIR_MISSING: ReasonCode.WORKDIR_MISSING,
+    EndCause.CANNOT_START: ReasonCode.CANNOT_START,
+    EndCause.SUPERVISOR_LOST: ReasonCode.SUPERVISOR_LOST,
+    EndCause.NODE_REBOOTED: ReasonCode.NODE_REBOOTED,
+    EndCause.REVOKED: ReasonCode.PENDING_EVALUATION,
+}
+
+
+def advance(job: Job, move: Move, reason: Reason) -> Job:
+    """The job after a move, with the reason for its new state.
+
+    Raises:
+        InvariantError: the table does not allow the move from the job's state.
+    """
+    after = TRANSITIONS.get((job.state, move))
+    if after is None:
+        story = tuple(
+            f"attempt {a.number}: {a.outcome.cause if a.outcome else 'open'}" for a in job.attempts
+        )
+        raise InvariantError("legal history", f"{job.name} is {job.state}: no {move}", story)
+    return replace(job, state=after, reason=reason)
+
+
+def judge(job: Job, outcome: Outcome) -> tuple[Move, Reason]:
+    """What the end of an attempt makes of its job.
+
+    Exit evidence wins over intent: a job that ended by itself with 0 has succeeded, also when
+    somebody had asked to cancel it. Source: fault F26 of the reliability catalogue.
+    """
+    if outcome.cause is EndCause.EXITED and outcome.exit_code == 0:
+        return Move.SUCCEED, Reason(ReasonCode.COMPLETED, "ended with exit code 0")
+    if job.cancel_requested:
+        return Move.CANCEL, Reason(ReasonCode.CANCELLED, "cancelled by its user")
+    reason = _reason_of(outcome)
+    if outcome.cause is EndCause.REVOKED:
+        return Move.REVOKE, reason
+    wants_retry = outcome.cause in _RETRIED and job.retries_used < job.spec.retries
+    if wants_retry or (outcome.cause in _LOST and job.spec.requeue):
+        return Move.RETRY, reason
+    return Move.FAIL, reason
+
+
+def uses_retry(outcome: Outcome) -> bool:
+    """True when going back to PENDING counts against ``retries``; a lost machine does not."""
+    return outcome.cause not in _LOST
+
+
+def _reason_of(outcome: Outcome) -> Reason:
+    code = _CODES.get(outcome.cause, ReasonCode.EXITED)
+    message = outcome.message
+    if not message and outcome.cause is EndCause.EXITED:
+        message = f"ended with exit code {outcome.exit_code}"
+    elif not message and outcome.cause is EndCause.REVOKED:
+        message = "its launch was taken back before anything ran"
+    evidence: dict[str, str | int | list[str]] = {}
+    if outcome.exit_code is not None:
+        evidence["exit_code"] = outcome.exit_code
+    if outcome.signal:
+        evidence["signal"] = outcome.signal
+    if outcome.failed_rank >= 0:
+        evidence["failed_rank"] = outcome.failed_rank
+    return Reason(code, message or str(outcome.cause).replace("_", " "), evidence)
+
+
+def is_satisfied(condition: str, state: JobState) -> bool | None:
+    """Whether a dependency in this state lets its dependent run.
+
+    Returns:
+        True: it may run. False: it never will. None: not decided yet.
+    """
+    if not state.is_ended:
+        return None
+    if condition == "any":
+        return True
+    return (state is JobState.SUCCEEDED) == (condition == "ok")
