@@ -1,0 +1,361 @@
+"""The controller: events and the time in, commands out. Synchronous, no I/O.
+
+Two callers only: the asyncio driver and the simulation engine. Both send the same events and carry
+out the same commands; nothing here knows which of them it serves.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from msgspec import Struct
+from msgspec.structs import replace
+
+from mlsched.core import invariants
+from mlsched.core.cycle import decide
+from mlsched.core.gates import lost_dependency
+from mlsched.core.ledger import Ledger
+from mlsched.core.lifecycle import Move, advance, judge, uses_retry
+from mlsched.core.policies import Policy
+from mlsched.core.policies.fifo import Fifo
+from mlsched.model.commands import Command, LaunchAttempt, SaveJob, Step, StopAttempt
+from mlsched.model.events import (
+    AttemptEnded,
+    AttemptStarted,
+    CancelRequested,
+    Event,
+    Instant,
+    JobRestored,
+    JobSubmitted,
+    NodeLost,
+    NodeObserved,
+)
+from mlsched.model.jobs import Attempt, EndCause, Job, JobState, Outcome
+from mlsched.model.reasons import Reason, ReasonCode
+from mlsched.model.snapshots import ClusterSnapshot
+from mlsched.runtime.arrays import Arrays
+
+
+class RetrySettings(Struct, frozen=True):
+    """Wait before a try: doubles with each retry that was used, up to a bound."""
+
+    delay_ms: int = 1_000
+    delay_ms_max: int = 300_000
+
+    def delay_after(self, retries_used: int) -> int:
+        """Milliseconds to wait after that many retries."""
+        return min(self.delay_ms_max, self.delay_ms << min(retries_used, 20))
+
+
+class Controller:
+    """State of one cluster, folded from events.
+
+    Attributes:
+        jobs: Every job that has not ended, by id.
+        reasons: Why each pending job waits, by id; fresh after every step.
+        ledger: Who holds what.
+    """
+
+    def __init__(
+        self,
+        policy: Policy | None = None,
+        retry: RetrySettings | None = None,
+        *,
+        checks: bool = True,
+    ) -> None:
+        self.policy: Policy = policy or Fifo()
+        self.retry = retry or RetrySettings()
+        self.jobs: dict[str, Job] = {}
+        self.reasons: dict[str, Reason] = {}
+        self.ledger = Ledger()
+        self._checks = checks
+        self._placed: dict[str, Job] = {}
+        self._states: dict[str, JobState] = {}
+        self._dependents: dict[str, list[str]] = {}
+        self._arrays = Arrays()
+        self._backoff_until_ms: dict[str, int] = {}
+        self._blocked: str | None = None
+        self._fresh: dict[str, None] = {}
+        self._look_at_all = False
+        self._dirty: dict[str, Job] = {}
+        self._commands: list[Command] = []
+
+    def step(self, events: Sequence[Event], now: Instant) -> Step:
+        """Fold events into the state, decide, and say what to do.
+
+        Returns:
+            Commands in the order in which they must be carried out: first every record that must
+            be durable, then what acts; and the monotonic instant of the next step.
+
+        Raises:
+            InvariantError: a law is broken; the state must not be used any more.
+        """
+        for event in events:
+            self._fold(event, now)
+        self._end_backoffs(now)
+        self._schedule(now)
+        commands = (*(SaveJob(job) for job in self._dirty.values()), *self._commands)
+        self._dirty, self._commands = {}, []
+        if self._checks and commands:
+            invariants.check_placed(self._placed.values(), self.ledger)
+        wake_at_ms = min(self._backoff_until_ms.values(), default=None)
+        return Step(commands, wake_at_ms)
+
+    def snapshot(self, now: Instant) -> ClusterSnapshot:
+        """Everything that a decision may look at; all pending jobs are candidates."""
+        return self._snapshot([j.id for j in self.jobs.values() if _waits(j)], now)
+
+    def reason_of(self, job: Job) -> Reason | None:
+        """The freshest reason of a job of any state."""
+        return self.reasons.get(job.id) if _waits(job) else job.reason
+
+    def is_open(self, one: str) -> bool:
+        """Whether a job, or an array with this id, has not ended yet."""
+        return one in self.jobs or self._arrays.is_open(one)
+
+    def _fold(self, event: Event, now: Instant) -> None:
+        match event:
+            case JobSubmitted() | JobRestored():
+                self._accept(event, now)
+            case CancelRequested():
+                self._cancel(event, now)
+            case AttemptStarted():
+                self._started(event)
+            case AttemptEnded():
+                self._ended(event, now)
+            case NodeObserved():
+                if self.ledger.nodes.get(event.node.name) != event.node:
+                    self.ledger.observe(event.node)
+                    self._look_at_all = True
+            case NodeLost():
+                self.ledger.forget(event.name)
+                self._look_at_all = True
+            case _:
+                pass
+
+    def _accept(self, event: JobSubmitted | JobRestored, now: Instant) -> None:
+        job = event.job
+        if job.id in self.jobs:
+            return
+        for other, state in event.ended.items():
+            if job.array is not None and other == job.array.array_id:
+                self._arrays.note_ended(other, state)
+            else:
+                self._states[other] = state
+        for dependency in job.after:
+            self._dependents.setdefault(dependency.job_id, []).append(job.id)
+        if isinstance(event, JobSubmitted):
+            self._put(job)
+        else:
+            self._remember(job)
+        if job.state.is_placed:
+            self.ledger.take(job.id, job.placements)
+            if job.cancel_requested:
+                self._stop(job)
+            return
+        self._fresh[job.id] = None
+        self._check_dependencies(job, now)
+
+    def _cancel(self, event: CancelRequested, now: Instant) -> None:
+        job = self.jobs.get(event.job_id)
+        if job is None:
+            return
+        if not job.state.is_placed:
+            self._finish(
+                job, Move.CANCEL, Reason(ReasonCode.CANCELLED, "cancelled by its user"), now
+            )
+            return
+        reason = Reason(ReasonCode.CANCELLING, "was asked to stop, and has not ended yet")
+        grace_s = job.spec.grace_seconds if event.grace_s is None else event.grace_s
+        job = replace(job, cancel_requested=True, cancel_grace_s=grace_s, reason=reason)
+        self._put(job)
+        self._stop(job)
+
+    def _stop(self, job: Job) -> None:
+        grace_s = job.spec.grace_seconds if job.cancel_grace_s is None else job.cancel_grace_s
+        self._commands.append(StopAttempt(job.id, job.attempt, grace_s))
+
+    def _started(self, event: AttemptStarted) -> None:
+        job = self._current(event.job_id, event.attempt)
+        if job is None:
+            return
+        attempt = replace(
+            job.attempts[-1], started_at_ms=event.started_at_ms, enforcement=event.enforcement
+        )
+        job = replace(job, attempts=(*job.attempts[:-1], attempt))
+        if job.state is JobState.STARTING:
+            reason = Reason(ReasonCode.RUNNING, "runs")
+            if job.cancel_requested and job.reason is not None:
+                reason = job.reason
+            first = job.started_at_ms if job.started_at_ms is not None else event.started_at_ms
+            job = replace(advance(job, Move.START, reason), started_at_ms=first)
+        self._put(job)
+
+    def _ended(self, event: AttemptEnded, now: Instant) -> None:
+        job = self._current(event.job_id, event.attempt)
+        if job is None:
+            return
+        move, reason = judge(job, event.outcome)
+        attempt = replace(job.attempts[-1], outcome=event.outcome)
+        job = replace(job, attempts=(*job.attempts[:-1], attempt))
+        if move is Move.RETRY or move is Move.REVOKE:
+            self._again(job, move, reason, now)
+        else:
+            job = replace(job, exit_code=event.outcome.exit_code)
+            self._finish(job, move, reason, now)
+
+    def _again(self, job: Job, move: Move, reason: Reason, now: Instant) -> None:
+        outcome = job.attempts[-1].outcome or Outcome(EndCause.REVOKED)
+        counts = move is Move.RETRY and uses_retry(outcome)
+        delay_ms = self.retry.delay_after(job.retries_used if move is Move.RETRY else 0)
+        job = replace(
+            advance(job, move, reason),
+            retries_used=job.retries_used + counts,
+            placements=(),
+            started_at_ms=None,
+        )
+        self._release(job.id)
+        self._backoff_until_ms[job.id] = now.mono_ms + delay_ms
+        self._fresh[job.id] = None
+        self._put(job)
+
+    def _finish(self, job: Job, move: Move, reason: Reason, now: Instant) -> None:
+        """End a job, and with it every job that can now never run."""
+        waiting = [(job, move, reason)]
+        while waiting:
+            ending, how, why = waiting.pop()
+            ended_at_ms = now.wall_ms
+            last = ending.attempts[-1].outcome if ending.attempts else None
+            if last is not None and ending.state.is_placed and last.ended_at_ms:
+                ended_at_ms = last.ended_at_ms
+            ended = replace(advance(ending, how, why), placements=(), ended_at_ms=ended_at_ms)
+            self._release(ended.id)
+            self._put(ended)
+            for other in self._settle(ended):
+                lost = lost_dependency(other, self._states)
+                if lost is not None:
+                    waiting.append((other, Move.CANCEL, _dependency_failed(lost.name)))
+                else:
+                    self._fresh[other.id] = None
+
+    def _settle(self, ended: Job) -> list[Job]:
+        """Forget an ended job; the pending jobs that depend on it or on its array."""
+        self.jobs.pop(ended.id, None)
+        self.reasons.pop(ended.id, None)
+        self._backoff_until_ms.pop(ended.id, None)
+        self._fresh.pop(ended.id, None)
+        if ended.id == self._blocked:
+            self._blocked, self._look_at_all = None, True
+        decided = {ended.id: ended.state}
+        whole = self._arrays.track(ended)
+        if whole is not None and ended.array is not None:
+            decided[ended.array.array_id] = whole
+        others: dict[str, Job] = {}
+        for name, state in decided.items():
+            for other_id in self._dependents.pop(name, ()):
+                self._states[name] = state
+                if other_id in self.jobs and _waits(self.jobs[other_id]):
+                    others[other_id] = self.jobs[other_id]
+        return list(others.values())
+
+    def _check_dependencies(self, job: Job, now: Instant) -> None:
+        lost = lost_dependency(job, self._states)
+        if lost is not None:
+            self._finish(job, Move.CANCEL, _dependency_failed(lost.name), now)
+
+    def _release(self, job_id: str) -> None:
+        if self.ledger.release(job_id):
+            self._look_at_all = True
+        self.ledger.commit()
+
+    def _current(self, job_id: str, attempt: int) -> Job | None:
+        """The job, if this is its newest attempt and it holds something; else the news is old."""
+        job = self.jobs.get(job_id)
+        if job is None or job.attempt != attempt or not job.state.is_placed:
+            return None
+        return job
+
+    def _put(self, job: Job) -> None:
+        self._remember(job)
+        self._dirty[job.id] = job
+
+    def _remember(self, job: Job) -> None:
+        if not job.state.is_ended:
+            self.jobs[job.id] = job
+            self._arrays.track(job)
+        if job.state.is_placed:
+            self._placed[job.id] = job
+            self.reasons.pop(job.id, None)
+        else:
+            self._placed.pop(job.id, None)
+
+    def _end_backoffs(self, now: Instant) -> None:
+        over = [i for i, until_ms in self._backoff_until_ms.items() if until_ms <= now.mono_ms]
+        for job_id in over:
+            del self._backoff_until_ms[job_id]
+            self._fresh[job_id] = None
+
+    def _schedule(self, now: Instant) -> None:
+        """One cycle over what may have changed its answer.
+
+        Unless something was freed, a job that did not fit before does not fit now: then only new
+        candidates, and the blocked job that they must not delay, are looked at.
+        """
+        if self._look_at_all:
+            ids = [job.id for job in self.jobs.values() if _waits(job)]
+        else:
+            ids = list(self._fresh)
+            if ids and self._blocked is not None and self._blocked not in self._fresh:
+                ids.append(self._blocked)
+        self._fresh, self._look_at_all = {}, False
+        ids = [job_id for job_id in ids if job_id in self.jobs and _waits(self.jobs[job_id])]
+        if not ids:
+            return
+        plan = decide(self._snapshot(ids, now), self.ledger, self.policy)
+        self.reasons.update(plan.reasons)
+        self._blocked = plan.blocked
+        for job_id, placements in plan.placements.items():
+            attempt = self.jobs[job_id].attempt + 1
+            reason = Reason(ReasonCode.STARTING, "is being started")
+            job = replace(
+                advance(self.jobs[job_id], Move.PLACE, reason),
+                attempt=attempt,
+                placements=placements,
+                attempts=(
+                    *self.jobs[job_id].attempts,
+                    Attempt(attempt, placements=placements),
+                ),
+            )
+            self.ledger.take(job_id, placements)
+            self._put(job)
+            self._commands.append(LaunchAttempt(job))
+        self.ledger.commit()
+
+    def _snapshot(self, ids: Sequence[str], now: Instant) -> ClusterSnapshot:
+        return ClusterSnapshot(
+            now=now,
+            candidates=tuple(self.jobs[job_id] for job_id in ids),
+            placed=self._placed,
+            states=self._known_states(ids),
+            array_running=self._arrays.running(),
+            backoff_until_ms=self._backoff_until_ms,
+        )
+
+    def _known_states(self, ids: Sequence[str]) -> Mapping[str, JobState]:
+        states: dict[str, JobState] = {}
+        for job_id in ids:
+            for dependency in self.jobs[job_id].after:
+                other = self.jobs.get(dependency.job_id)
+                state = other.state if other else self._states.get(dependency.job_id)
+                if state is not None:
+                    states[dependency.job_id] = state
+        return states
+
+
+def _waits(job: Job) -> bool:
+    return not job.state.is_placed and not job.state.is_ended
+
+
+def _dependency_failed(name: str) -> Reason:
+    text = f"will never run: {name} did not end as this job needs"
+    return Reason(ReasonCode.DEPENDENCY_FAILED, text, {"dependency": name})

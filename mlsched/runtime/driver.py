@@ -1,0 +1,174 @@
+"""The asyncio shell around the controller: pump events in, make records durable, then act.
+
+A step is taken at once when events arrive. Its commands go through the outbox: all records of the
+steps that wait are made durable in one transaction, and only then is anything launched or stopped.
+When the store is full the outbox keeps what it has and tries again: nothing is lost, nothing acts
+before its record.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import time
+from collections.abc import Callable, Iterable, Iterator
+
+from mlsched.errors import TemporaryError
+from mlsched.model.commands import Command, LaunchAttempt, SaveJob, StopAttempt
+from mlsched.model.events import (
+    AttemptEnded,
+    Event,
+    Instant,
+    JobRestored,
+    TimerFired,
+)
+from mlsched.model.jobs import EndCause, Job, JobState, Outcome
+from mlsched.runtime.controller import Controller
+from mlsched.runtime.ports import Actuator, Clock, JobStore
+
+
+class SystemClock:
+    """The clocks of this machine."""
+
+    def now(self) -> Instant:
+        """Monotonic and wall clock, in milliseconds."""
+        return Instant(time.monotonic_ns() // 1_000_000, time.time_ns() // 1_000_000)
+
+
+class Driver:
+    """Runs one controller against one store and one actuator.
+
+    Args:
+        on_problem: Called with one line when something had to be put off, for the service log.
+    """
+
+    def __init__(
+        self,
+        controller: Controller,
+        store: JobStore,
+        actuator: Actuator,
+        *,
+        clock: Clock | None = None,
+        on_problem: Callable[[str], None] = lambda line: None,
+    ) -> None:
+        self.controller = controller
+        self._store = store
+        self._actuator = actuator
+        self._clock = clock or SystemClock()
+        self._on_problem = on_problem
+        self._unsaved: dict[str, Job] = {}
+        self._actions: list[Command] = []
+        self._work = asyncio.Event()
+        self._timer: asyncio.TimerHandle | None = None
+        self._listeners: set[asyncio.Queue[Job]] = set()
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._outbox: asyncio.Task[None] | None = None
+
+    def now(self) -> Instant:
+        """The present instant of the driver's clock."""
+        return self._clock.now()
+
+    def start(self) -> None:
+        """Begin to carry out commands; call once, inside the loop."""
+        self._outbox = asyncio.get_running_loop().create_task(self._run_outbox())
+
+    async def restore(self, jobs: Iterable[Job], ended: dict[str, JobState]) -> None:
+        """Take over what an earlier process left: fold the records, then adopt what was placed."""
+        restored = list(jobs)
+        self.post(*(JobRestored(job, _known_for(job, ended)) for job in restored))
+        for job in restored:
+            if job.state.is_placed:
+                await self._actuator.adopt(job)
+
+    def post(self, *events: Event) -> None:
+        """Fold events now and queue what follows from them; call from the loop's thread."""
+        step = self.controller.step(events, self._clock.now())
+        for command in step.commands:
+            if isinstance(command, SaveJob):
+                self._unsaved[command.job.id] = command.job
+            else:
+                self._actions.append(command)
+        if step.commands:
+            self._work.set()
+        self._wake_at(step.wake_at_ms)
+
+    def unsaved(self, job_id: str) -> Job | None:
+        """The version of a job that is decided but not durable yet."""
+        return self._unsaved.get(job_id)
+
+    @contextlib.contextmanager
+    def listen(self) -> Iterator[asyncio.Queue[Job]]:
+        """A queue of every version of every job, each put there once it is durable."""
+        queue: asyncio.Queue[Job] = asyncio.Queue()
+        self._listeners.add(queue)
+        try:
+            yield queue
+        finally:
+            self._listeners.discard(queue)
+
+    async def close(self) -> None:
+        """Stop driving; attempts go on without us."""
+        if self._timer is not None:
+            self._timer.cancel()
+        if self._outbox is not None:
+            self._outbox.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await self._outbox
+
+    def _wake_at(self, wake_at_ms: int | None) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        if wake_at_ms is not None:
+            delay_s = max(0, wake_at_ms - self._clock.now().mono_ms) / 1000
+            loop = asyncio.get_running_loop()
+            self._timer = loop.call_later(delay_s, self.post, TimerFired())
+
+    async def _run_outbox(self) -> None:
+        while True:
+            await self._work.wait()
+            self._work.clear()
+            batch = list(self._unsaved.values())
+            actions, self._actions = self._actions, []
+            await self._save(batch)
+            for job in batch:
+                if self._unsaved.get(job.id) is job:
+                    del self._unsaved[job.id]
+                for queue in self._listeners:
+                    queue.put_nowait(job)
+            for action in actions:
+                self._act(action)
+
+    async def _save(self, batch: list[Job]) -> None:
+        while batch:
+            try:
+                await self._store.save(batch)
+            except TemporaryError as error:
+                self._on_problem(f"{len(batch)} records are put off: {error.message}")
+                await asyncio.sleep(error.delay_s)
+            else:
+                return
+
+    def _act(self, action: Command) -> None:
+        task = asyncio.get_running_loop().create_task(self._carry_out(action))
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    async def _carry_out(self, action: Command) -> None:
+        try:
+            if isinstance(action, LaunchAttempt):
+                await self._actuator.launch(action.job)
+            elif isinstance(action, StopAttempt):
+                await self._actuator.stop(action.job_id, action.attempt, action.grace_s)
+        except TemporaryError as error:
+            self._on_problem(f"put off: {error.message}")
+            if isinstance(action, LaunchAttempt):
+                outcome = Outcome(EndCause.REVOKED, message=error.message)
+                self.post(AttemptEnded(action.job.id, action.job.attempt, outcome))
+
+
+def _known_for(job: Job, ended: dict[str, JobState]) -> dict[str, JobState]:
+    ids = {dependency.job_id for dependency in job.after}
+    if job.array is not None:
+        ids.add(job.array.array_id)
+    return {one: ended[one] for one in ids if one in ended}
