@@ -1,0 +1,69 @@
+"""Ticks of cron expressions in a time zone, by cronsim: Debian's rule at the two days of a change.
+
+At a gap a fixed time runs once, right after it; at a fold it runs once, at the first.
+"""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
+
+from cronsim import CronSim, CronSimError
+
+from mlsched.errors import SpecError
+
+TICKS_MAX = 10_000
+"""Missed ticks that one call looks at; more than a year of hourly ones."""
+
+PRESETS = {
+    "@yearly": "0 0 1 1 *",
+    "@annually": "0 0 1 1 *",
+    "@monthly": "0 0 1 * *",
+    "@weekly": "0 0 * * 0",
+    "@daily": "0 0 * * *",
+    "@midnight": "0 0 * * *",
+    "@hourly": "0 * * * *",
+}
+
+
+def next_tick(cron: str, time_zone: str, after_ms: int) -> int:
+    """The first tick after an instant; both in milliseconds since 1970.
+
+    Raises:
+        SpecError: not a cron expression, or not a time zone.
+    """
+    return _ms(next(_ticks(cron, time_zone, after_ms)))
+
+
+def due_ticks(cron: str, time_zone: str, after_ms: int, until_ms: int) -> list[int]:
+    """Ticks after one instant up to and including another, oldest first, the newest 10,000."""
+    ticks: list[int] = []
+    for tick in _ticks(cron, time_zone, after_ms):
+        if _ms(tick) > until_ms:
+            break
+        ticks.append(_ms(tick))
+        if len(ticks) > TICKS_MAX:
+            ticks.pop(0)
+    return ticks
+
+
+def _ticks(cron: str, time_zone: str, after_ms: int) -> CronSim:
+    try:
+        zone = ZoneInfo(time_zone)
+    except (ZoneInfoNotFoundError, ValueError, OSError) as error:
+        raise SpecError(
+            f"timeZone: {time_zone[:60]!r} is not a time zone.",
+            "Write a name such as Europe/Paris.",
+        ) from error
+    after = datetime.fromtimestamp(after_ms / 1000, UTC).astimezone(zone)
+    try:
+        return CronSim(PRESETS.get(cron.strip(), cron), after)
+    except CronSimError as error:
+        raise SpecError(
+            f"cron: {cron[:60]!r} is not a cron expression: {error}.",
+            "Write five fields, such as '30 2 * * *', or @daily.",
+        ) from error
+
+
+def _ms(tick: datetime) -> int:
+    return int(tick.timestamp() * 1000)
