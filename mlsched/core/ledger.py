@@ -31,6 +31,7 @@ class Ledger:
         self._nodes: dict[str, Node] = {}
         self._milli_cpus: dict[str, int] = {}
         self._memory_bytes: dict[str, int] = {}
+        self._free_devices: dict[str, int] = {}
         self._holders: dict[str, str] = {}
         self._held: dict[str, tuple[GroupPlacement, ...]] = {}
         self._log: list[_Undo] = []
@@ -61,10 +62,12 @@ class Ledger:
             used = self._used_on(node.name)
             self._milli_cpus[node.name] = node.milli_cpus - used[0]
             self._memory_bytes[node.name] = node.memory_bytes - used[1]
+            self._count_devices(node)
             return
         self._nodes[node.name] = node
         self._milli_cpus[node.name] += node.milli_cpus - before.milli_cpus
         self._memory_bytes[node.name] += node.memory_bytes - before.memory_bytes
+        self._count_devices(node)
 
     def forget(self, name: str) -> None:
         """Remove a node; placements on it stay with their jobs until these are released."""
@@ -120,6 +123,10 @@ class Ledger:
         """Devices of a node that nobody holds, healthy or not, in the node's order."""
         return [d for d in self._nodes[name].devices if d.uuid not in self._holders]
 
+    def free_device_count(self, name: str) -> int:
+        """How many devices `free_devices` would give; O(1)."""
+        return self._free_devices[name]
+
     def holder_of(self, uuid: str) -> str | None:
         """Id of the job that holds a device."""
         return self._holders.get(uuid)
@@ -135,10 +142,16 @@ class Ledger:
                     self._holders[uuid] = job_id
                 else:
                     self._holders.pop(uuid, None)
+            if group.devices and group.node in self._nodes:
+                self._count_devices(self._nodes[group.node])
         if taking:
             self._held[job_id] = placements
         else:
             self._held.pop(job_id, None)
+
+    def _count_devices(self, node: Node) -> None:
+        held = self._holders
+        self._free_devices[node.name] = sum(d.uuid not in held for d in node.devices)
 
     def _used_on(self, name: str) -> tuple[int, int]:
         groups = [g for placements in self._held.values() for g in placements if g.node == name]

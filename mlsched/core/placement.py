@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import heapq
+
 from mlsched.core.devices import choose
 from mlsched.core.ledger import Ledger
 from mlsched.model.jobs import GroupPlacement
-from mlsched.model.nodes import Device, Node
+from mlsched.model.nodes import Node
 from mlsched.model.resources import GroupNeed
 
 _TRIAL = "\0trial"
@@ -38,39 +40,39 @@ def place(need: GroupNeed, groups: int, ledger: Ledger) -> tuple[GroupPlacement,
 
 
 def _place_group(need: GroupNeed, ledger: Ledger) -> GroupPlacement | None:
-    best: tuple[tuple[int, ...], str] | None = None
-    chosen: tuple[Device, ...] = ()
-    for name, node in ledger.nodes.items():
-        if not _has_room(need, node, ledger):
-            continue
-        free = ledger.free_devices(name) if node.devices else []
-        devices = choose(free, need)
-        if devices is None:
-            continue
-        rank = (score(need, node, ledger, len(free)), name)
-        if best is None or rank < best:
-            best, chosen = rank, devices
-    if best is None:
-        return None
-    node = ledger.nodes[best[1]]
-    memory = node.memory_bytes if need.whole_memory else need.memory_bytes
-    uuids = tuple(device.uuid for device in chosen)
-    return GroupPlacement(node.name, need.milli_cpus, memory, uuids)
+    """The best-scored node that has the devices; counts rule most nodes out first."""
+    roomy = [
+        (score(need, node, ledger), name)
+        for name, node in ledger.nodes.items()
+        if _has_room(need, node, ledger)
+    ]
+    heapq.heapify(roomy)
+    while roomy:
+        _, name = heapq.heappop(roomy)
+        devices = choose(ledger.free_devices(name), need) if need.gpus else ()
+        if devices is not None:
+            node = ledger.nodes[name]
+            memory = node.memory_bytes if need.whole_memory else need.memory_bytes
+            uuids = tuple(device.uuid for device in devices)
+            return GroupPlacement(name, need.milli_cpus, memory, uuids)
+    return None
 
 
 def _has_room(need: GroupNeed, node: Node, ledger: Ledger) -> bool:
     if not node.schedulable or ledger.free_milli_cpus(node.name) < need.milli_cpus:
         return False
+    if ledger.free_device_count(node.name) < need.gpus:
+        return False
     memory = node.memory_bytes if need.whole_memory else need.memory_bytes
     return ledger.free_memory_bytes(node.name) >= memory
 
 
-def score(need: GroupNeed, node: Node, ledger: Ledger, free_devices: int) -> tuple[int, ...]:
+def score(need: GroupNeed, node: Node, ledger: Ledger) -> tuple[int, int, int]:
     """Integers, lower is better: keep GPU nodes for GPU jobs, then fill the fullest node that fits.
 
     Source: best fit, which leaves the fewest partly used nodes of the simple rules on the OpenB
     trace (published table of FGD, USENIX ATC 2023).
     """
-    left = free_devices - need.gpus
+    gpus_left = ledger.free_device_count(node.name) - need.gpus
     cpus_left = ledger.free_milli_cpus(node.name) - need.milli_cpus
-    return (len(node.devices) if need.gpus == 0 else 0, left, cpus_left)
+    return (0 if need.gpus else len(node.devices), gpus_left, cpus_left)

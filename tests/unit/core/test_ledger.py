@@ -1,0 +1,69 @@
+"""The ledger: what is held, savepoints, and nodes that change under their jobs."""
+
+from __future__ import annotations
+
+import pytest
+
+from mlsched.core.ledger import Ledger
+from mlsched.errors import InvariantError
+from mlsched.model.jobs import GroupPlacement
+from mlsched.testing.builders import node
+
+HELD = (GroupPlacement("a", 2000, 1 << 30, ("GPU-a-0", "GPU-a-1")),)
+
+
+def test_what_is_taken_is_not_free_and_comes_back() -> None:
+    ledger = Ledger([node("a", gpus=4, cpus=8)])
+    ledger.take("job", HELD)
+    assert [d.uuid for d in ledger.free_devices("a")] == ["GPU-a-2", "GPU-a-3"]
+    assert ledger.free_milli_cpus("a") == 6000
+    assert ledger.holder_of("GPU-a-1") == "job"
+    assert ledger.release("job") == HELD
+    assert ledger.free_device_count("a") == 4
+
+
+def test_rollback_undoes_takes_and_releases() -> None:
+    ledger = Ledger([node("a", gpus=4)], {"old": HELD})
+    savepoint = ledger.savepoint()
+    ledger.release("old")
+    ledger.take("new", HELD)
+    ledger.rollback(savepoint)
+    assert dict(ledger.held) == {"old": HELD}
+    assert ledger.free_device_count("a") == 2
+
+
+def test_a_device_has_one_holder() -> None:
+    ledger = Ledger([node("a", gpus=4)], {"old": HELD})
+    with pytest.raises(InvariantError, match="one holder a device"):
+        ledger.take("new", HELD)
+
+
+def test_a_job_holds_one_placement() -> None:
+    ledger = Ledger([node("a", gpus=4)], {"old": HELD})
+    with pytest.raises(InvariantError, match="one placement a job"):
+        ledger.take("old", ())
+
+
+def test_releasing_what_is_not_held_is_no_error() -> None:
+    assert Ledger([node("a")]).release("nobody") == ()
+
+
+def test_jobs_restored_before_their_node_is_seen_count_once_it_is() -> None:
+    ledger = Ledger(held={"old": HELD})
+    ledger.observe(node("a", gpus=4, cpus=8))
+    assert (ledger.free_milli_cpus("a"), ledger.free_device_count("a")) == (6000, 2)
+
+
+def test_a_device_that_vanishes_stays_with_its_job() -> None:
+    ledger = Ledger([node("a", gpus=4)], {"old": HELD})
+    ledger.observe(node("a", gpus=1))
+    assert ledger.free_device_count("a") == 0
+    ledger.observe(node("a", gpus=4))
+    assert ledger.holder_of("GPU-a-1") == "old"
+    assert ledger.free_device_count("a") == 2
+
+
+def test_nodes_are_in_the_order_of_their_names_however_they_came() -> None:
+    ledger = Ledger([node("c"), node("a")])
+    ledger.observe(node("b"))
+    assert list(ledger.nodes) == ["a", "b", "c"]
