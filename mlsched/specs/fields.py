@@ -181,7 +181,12 @@ FIELDS: tuple[Field, ...] = (
     _integer("gpus_per_task", "GPUs for each task."),
     _text("gpu_model", "Model such as `H100`; with `mig: true` a MIG profile such as `1g.10gb`."),
     _flag("mig", "Whether `gpuModel` names a MIG profile."),
-    _size("gpu_memory_min_bytes", "Least memory of each GPU: `40Gi` or bytes."),
+    Field(
+        "gpu_memory_min_bytes",
+        values.read_gpu_memory,
+        "Least memory of each GPU: `80GB` as its maker counts, `75Gi`, or bytes.",
+        _SIZE,
+    ),
     _text("constraint", "GPU models that would do, joined by `|`: `v100|a100`."),
     _text("queue", "Queue to wait in."),
     Field(

@@ -10,6 +10,7 @@ import itertools
 import re
 import shlex
 import signal
+from decimal import Decimal
 from typing import Any, Literal, TypeAlias
 
 from mlsched.errors import SpecError
@@ -27,6 +28,7 @@ Condition: TypeAlias = Literal["ok", "any", "fail"]
 
 _SHELL_OPERATORS = frozenset("|&;<>()$`*\n")
 _ARRAY_PART = re.compile(r"(\d{1,9})(?:-(\d{1,9})(?::(\d{1,9}))?)?")
+_MAKERS_SIZE = re.compile(r"(\d{1,6}(?:\.\d{1,6})?)\s*([gGtT])[bB]?")
 _SIGNAL = re.compile(r"(B:)?(?:SIG)?([A-Za-z0-9+]+)(?:@(\d{1,6}))?")
 _DEPENDENCY = re.compile(r"([^:]+)(?::(\w+))?")
 
@@ -141,6 +143,17 @@ def read_bytes(found: object, where: str) -> int:
     if isinstance(found, bool) or not isinstance(found, (str, int)):
         raise fault(where, "a size such as 64Gi, or bytes", found)
     return parse_bytes(found, what=where)
+
+
+def read_gpu_memory(found: object, where: str) -> int:
+    """Bytes of GPU memory: ``80GB`` as makers count (10**9), ``80Gi`` as computers do (2**30).
+
+    A GPU that is sold as 80 GB reports 79.6 GiB, so reading GB as GiB would find none.
+    """
+    made = _MAKERS_SIZE.fullmatch(found.strip()) if isinstance(found, str) else None
+    if made is None:
+        return read_bytes(found, where)
+    return int(Decimal(made[1]) * (10**12 if made[2] in "tT" else 10**9))
 
 
 def read_memory(found: object, where: str) -> int | Literal["all"]:
