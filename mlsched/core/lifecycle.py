@@ -63,6 +63,9 @@ _RETRIED = frozenset(
 )
 """Ends that another try can cure; a command that does not exist will not exist next time."""
 
+REQUEUES_MAX = 5
+"""Lost machines that one job survives. Source: default of Slurm's MaxBatchRequeue."""
+
 _LOST = frozenset({EndCause.SUPERVISOR_LOST, EndCause.NODE_REBOOTED})
 
 _CODES = {
@@ -108,15 +111,19 @@ def judge(job: Job, outcome: Outcome) -> tuple[Move, Reason]:
     reason = _reason_of(outcome)
     if outcome.cause is EndCause.REVOKED:
         return Move.REVOKE, reason
-    wants_retry = outcome.cause in _RETRIED and job.retries_used < job.spec.retries
-    if wants_retry or (outcome.cause in _LOST and job.spec.requeue):
+    has_retry = outcome.cause in _RETRIED and job.retries_used < job.spec.retries
+    if is_requeued(job, outcome) or has_retry:
         return Move.RETRY, reason
     return Move.FAIL, reason
 
 
-def uses_retry(outcome: Outcome) -> bool:
-    """True when going back to PENDING counts against ``retries``; a lost machine does not."""
-    return outcome.cause not in _LOST
+def is_requeued(job: Job, outcome: Outcome) -> bool:
+    """Whether the machine, not the job, failed, and the job asked to run again then: no retry used.
+
+    Bounded, since a job can be what brings its machine down.
+    """
+    lost = sum(a.outcome is not None and a.outcome.cause in _LOST for a in job.attempts)
+    return job.spec.requeue and outcome.cause in _LOST and lost < REQUEUES_MAX
 
 
 def _reason_of(outcome: Outcome) -> Reason:

@@ -15,7 +15,7 @@ from mlsched.core import invariants
 from mlsched.core.cycle import decide
 from mlsched.core.gates import lost_dependency
 from mlsched.core.ledger import Ledger
-from mlsched.core.lifecycle import Move, advance, judge, uses_retry
+from mlsched.core.lifecycle import Move, advance, is_requeued, judge
 from mlsched.core.policies import Policy
 from mlsched.core.policies.fifo import Fifo
 from mlsched.model.commands import Command, LaunchAttempt, SaveJob, Step, StopAttempt
@@ -30,7 +30,7 @@ from mlsched.model.events import (
     NodeLost,
     NodeObserved,
 )
-from mlsched.model.jobs import Attempt, EndCause, Job, JobState, Outcome
+from mlsched.model.jobs import Attempt, Job, JobState
 from mlsched.model.reasons import Reason, ReasonCode
 from mlsched.model.snapshots import ClusterSnapshot
 from mlsched.runtime.arrays import Arrays
@@ -195,29 +195,26 @@ class Controller:
         job = self._current(event.job_id, event.attempt)
         if job is None:
             return
-        move, reason = judge(job, event.outcome)
-        attempt = replace(job.attempts[-1], outcome=event.outcome)
-        job = replace(job, attempts=(*job.attempts[:-1], attempt))
+        outcome = event.outcome
+        move, reason = judge(job, outcome)
+        counts = move is Move.RETRY and not is_requeued(job, outcome)
+        attempt = replace(job.attempts[-1], outcome=outcome)
+        job = replace(
+            job,
+            attempts=(*job.attempts[:-1], attempt),
+            retries_used=job.retries_used + counts,
+        )
         if move is Move.RETRY or move is Move.REVOKE:
             self._again(job, move, reason, now)
         else:
-            job = replace(job, exit_code=event.outcome.exit_code)
-            self._finish(job, move, reason, now)
+            self._finish(replace(job, exit_code=outcome.exit_code), move, reason, now)
 
     def _again(self, job: Job, move: Move, reason: Reason, now: Instant) -> None:
-        outcome = job.attempts[-1].outcome or Outcome(EndCause.REVOKED)
-        counts = move is Move.RETRY and uses_retry(outcome)
-        delay_ms = self.retry.delay_after(job.retries_used if move is Move.RETRY else 0)
-        job = replace(
-            advance(job, move, reason),
-            retries_used=job.retries_used + counts,
-            placements=(),
-            started_at_ms=None,
-        )
+        tries = job.retries_used - 1 if move is Move.RETRY else 0
+        self._backoff_until_ms[job.id] = now.mono_ms + self.retry.delay_after(max(0, tries))
         self._release(job.id)
-        self._backoff_until_ms[job.id] = now.mono_ms + delay_ms
         self._fresh[job.id] = None
-        self._put(job)
+        self._put(replace(advance(job, move, reason), placements=(), started_at_ms=None))
 
     def _finish(self, job: Job, move: Move, reason: Reason, now: Instant) -> None:
         """End a job, and with it every job that can now never run."""

@@ -74,6 +74,7 @@ class Engine:
         self._heap: list[tuple[int, int, Event]] = []
         self._order = itertools.count()
         self._arrivals: dict[str, Arrival] = {}
+        self._timer_ms: int | None = None
         self._stopped: set[tuple[str, int]] = set()
         self._running: dict[tuple[str, int], int] = {}
         self._digest = hashlib.blake2b(digest_size=16)
@@ -84,8 +85,15 @@ class Engine:
         """Hash of every event and command so far, in order: equal runs have equal digests."""
         return self._digest.hexdigest()
 
+    def load(self, arrivals: Iterable[Arrival]) -> list[str]:
+        """Submit a workload in order of arrival; ids in the order of the workload."""
+        listed = list(arrivals)
+        order = sorted(range(len(listed)), key=lambda index: listed[index].at_ms)
+        ids = {index: self.submit(listed[index]) for index in order}
+        return [ids[index] for index in range(len(listed))]
+
     def submit(self, arrival: Arrival) -> str:
-        """Add a job to the workload; returns its id."""
+        """Add one job, which comes after those that were added before it; returns its id."""
         seq = len(self._arrivals) + 1
         job = Job(
             id=f"{seq:08x}",
@@ -126,6 +134,8 @@ class Engine:
 
     def _is_void(self, event: Event) -> bool:
         """True for the end of an attempt that was stopped before it came to that end."""
+        if isinstance(event, TimerFired):
+            return self.now_ms != self._timer_ms
         if not isinstance(event, AttemptStarted | AttemptEnded):
             return False
         key = (event.job_id, event.attempt)
@@ -143,9 +153,14 @@ class Engine:
         self._note(events, step.commands)
         for command in step.commands:
             self._carry_out(command)
-        if step.wake_at_ms is not None and step.wake_at_ms > self.now_ms:
-            self.schedule(step.wake_at_ms, TimerFired())
+        self._wake_at(step.wake_at_ms)
         self._check(self.controller)
+
+    def _wake_at(self, wake_at_ms: int | None) -> None:
+        """One timer at a time, as in the driver: the newest step says when the next one is due."""
+        if wake_at_ms is not None and wake_at_ms != self._timer_ms:
+            self.schedule(wake_at_ms, TimerFired())
+        self._timer_ms = wake_at_ms
 
     def _carry_out(self, command: Command) -> None:
         match command:

@@ -1,0 +1,234 @@
+"""The controller, event by event: what is saved, started and stopped."""
+
+from __future__ import annotations
+
+from msgspec.structs import replace
+
+from mlsched.model.commands import LaunchAttempt, SaveJob, Step, StopAttempt
+from mlsched.model.events import (
+    AttemptEnded,
+    AttemptStarted,
+    CancelRequested,
+    Event,
+    Instant,
+    JobRestored,
+    JobSubmitted,
+    NodeObserved,
+)
+from mlsched.model.jobs import (
+    ArrayMembership,
+    EndCause,
+    Job,
+    JobState,
+    Outcome,
+    ResolvedDependency,
+)
+from mlsched.model.reasons import ReasonCode
+from mlsched.runtime.controller import Controller
+from mlsched.testing.builders import job, node
+
+DONE = Outcome(EndCause.EXITED, 0)
+BROKEN = Outcome(EndCause.EXITED, 1)
+
+
+class World:
+    """A controller with one node, a clock that only tests move, and the last saved records."""
+
+    def __init__(self, gpus: int = 2) -> None:
+        self.controller = Controller()
+        self.now_ms = 0
+        self.saved: dict[str, Job] = {}
+        self.send(NodeObserved(node("a", gpus)))
+
+    def send(self, *events: Event) -> Step:
+        step = self.controller.step(events, Instant(self.now_ms, 1_000_000 + self.now_ms))
+        for command in step.commands:
+            if isinstance(command, SaveJob):
+                self.saved[command.job.id] = command.job
+        return step
+
+    def end(self, name: str, outcome: Outcome = DONE) -> Step:
+        return self.send(AttemptEnded(name, self.saved[name].attempt, outcome))
+
+    def state(self, name: str) -> JobState:
+        return self.saved[name].state
+
+
+def test_a_job_that_fits_is_recorded_before_it_is_launched() -> None:
+    step = World().send(JobSubmitted(job("j", 1, gpus=1)))
+    save, launch = step.commands
+    assert isinstance(save, SaveJob)
+    assert isinstance(launch, LaunchAttempt)
+    assert save.job.state is JobState.STARTING
+    assert launch.job.placements[0].devices == ("GPU-a-0",)
+
+
+def test_a_job_that_waits_costs_no_second_write() -> None:
+    world = World(gpus=1)
+    world.send(JobSubmitted(job("first", 1, gpus=1)))
+    world.send(JobSubmitted(job("second", 2, gpus=1)))
+    step = world.send(NodeObserved(node("a", 1, cpus=32)))
+    assert step.commands == ()
+    assert world.controller.reasons["second"].code is ReasonCode.WAITING_FOR_CAPACITY
+
+
+def test_the_life_of_a_job_that_succeeds() -> None:
+    world = World()
+    world.send(JobSubmitted(job("j", 1)))
+    world.send(AttemptStarted("j", 1, 1_000_123))
+    assert world.saved["j"].started_at_ms == 1_000_123
+    world.end("j", replace(DONE, ended_at_ms=1_000_456))
+    assert (world.state("j"), world.saved["j"].ended_at_ms) == (JobState.SUCCEEDED, 1_000_456)
+    assert world.controller.jobs == {}
+
+
+def test_an_end_frees_what_the_next_one_waits_for() -> None:
+    world = World(gpus=1)
+    world.send(JobSubmitted(job("first", 1, gpus=1)), JobSubmitted(job("second", 2, gpus=1)))
+    world.end("first")
+    assert world.state("second") is JobState.STARTING
+
+
+def test_news_of_an_old_attempt_changes_nothing() -> None:
+    world = World()
+    world.send(JobSubmitted(job("j", 1, retries=3)))
+    world.end("j", BROKEN)
+    world.now_ms = 10_000
+    world.send()
+    assert world.saved["j"].attempt == 2
+    assert world.send(AttemptEnded("j", 1, DONE), AttemptStarted("j", 1, 0)).commands == ()
+
+
+def test_an_end_that_is_told_twice_counts_once() -> None:
+    world = World()
+    world.send(JobSubmitted(job("j", 1)))
+    world.end("j", BROKEN)
+    assert world.end("j", DONE).commands == ()
+    assert world.state("j") is JobState.FAILED
+
+
+def test_a_retry_waits_longer_each_time_and_asks_to_be_woken() -> None:
+    world = World()
+    world.send(JobSubmitted(job("j", 1, retries=2)))
+    assert world.end("j", BROKEN).wake_at_ms == 1_000
+    world.now_ms = 999
+    assert world.send().commands == ()
+    world.now_ms = 1_000
+    world.send()
+    assert world.end("j", BROKEN).wake_at_ms == 3_000
+    world.now_ms = 3_000
+    world.send()
+    world.end("j", BROKEN)
+    assert (world.state("j"), world.saved["j"].retries_used) == (JobState.FAILED, 2)
+
+
+def test_a_launch_that_was_taken_back_uses_no_retry() -> None:
+    world = World()
+    world.send(JobSubmitted(job("j", 1)))
+    world.end("j", Outcome(EndCause.REVOKED))
+    assert (world.state("j"), world.saved["j"].retries_used) == (JobState.PENDING, 0)
+
+
+def test_cancelling_a_job_that_waits_ends_it_at_once() -> None:
+    world = World(gpus=0)
+    world.send(JobSubmitted(job("j", 1, gpus=1)), CancelRequested("j"))
+    assert world.state("j") is JobState.CANCELLED
+
+
+def test_cancelling_a_job_that_runs_stops_it_and_waits_for_its_end() -> None:
+    world = World()
+    world.send(JobSubmitted(job("j", 1)), AttemptStarted("j", 1, 5))
+    step = world.send(CancelRequested("j", grace_s=3))
+    assert StopAttempt("j", 1, 3) in step.commands
+    assert world.saved["j"].cancel_requested
+    world.end("j", Outcome(EndCause.STOPPED, 143, 15))
+    assert world.state("j") is JobState.CANCELLED
+
+
+def test_a_job_that_ended_well_before_the_signal_has_succeeded() -> None:
+    world = World()
+    world.send(JobSubmitted(job("j", 1)))
+    world.send(CancelRequested("j"))
+    world.end("j", DONE)
+    assert world.state("j") is JobState.SUCCEEDED
+
+
+def test_cancelling_the_job_that_blocks_the_queue_lets_the_next_go() -> None:
+    world = World(gpus=2)
+    for name, seq, gpus in (("running", 1, 1), ("large", 2, 2), ("small", 3, 1)):
+        world.send(JobSubmitted(job(name, seq, gpus=gpus)))
+    assert world.controller.reasons["small"].code is ReasonCode.LOWER_PRIORITY
+    world.send(CancelRequested("large"))
+    assert world.state("small") is JobState.STARTING
+
+
+def after(name: str, seq: int, *others: str, condition: str = "ok") -> Job:
+    needs = tuple(ResolvedDependency(other, other, condition) for other in others)  # type: ignore[arg-type]
+    return replace(job(name, seq), after=needs)
+
+
+def test_a_dependent_starts_when_what_it_waits_for_ended_well() -> None:
+    world = World()
+    world.send(JobSubmitted(job("first", 1)), JobSubmitted(after("second", 2, "first")))
+    assert "second" not in world.saved or world.state("second") is JobState.PENDING
+    world.end("first")
+    assert world.state("second") is JobState.STARTING
+
+
+def test_what_can_never_run_any_more_ends_with_the_reason_and_so_does_what_waits_for_it() -> None:
+    world = World()
+    world.send(
+        JobSubmitted(job("first", 1)),
+        JobSubmitted(after("second", 2, "first")),
+        JobSubmitted(after("third", 3, "second")),
+        JobSubmitted(after("cleanup", 4, "first", condition="fail")),
+    )
+    world.end("first", BROKEN)
+    assert world.saved["second"].reason.code is ReasonCode.DEPENDENCY_FAILED  # type: ignore[union-attr]
+    assert world.state("third") is JobState.CANCELLED
+    assert world.state("cleanup") is JobState.STARTING
+
+
+def test_a_dependency_that_ended_before_is_known() -> None:
+    world = World()
+    world.send(JobSubmitted(after("j", 2, "old"), {"old": JobState.SUCCEEDED}))
+    world.send(JobSubmitted(after("k", 3, "bad"), {"bad": JobState.FAILED}))
+    assert (world.state("j"), world.state("k")) == (JobState.STARTING, JobState.CANCELLED)
+
+
+def element(index: int, parallel: int = 0, size: int = 3) -> Job:
+    made = job(f"arr[{index}]", index + 1)
+    return replace(made, array=ArrayMembership("arr-id", "arr", index, size, parallel))
+
+
+def test_no_more_elements_run_at_once_than_the_array_allows() -> None:
+    world = World()
+    world.send(*(JobSubmitted(element(index, parallel=2)) for index in range(3)))
+    assert world.controller.reasons["arr[2]"].code is ReasonCode.ARRAY_THROTTLED
+    world.end("arr[0]")
+    assert world.state("arr[2]") is JobState.STARTING
+
+
+def test_a_job_after_an_array_waits_for_its_last_element_and_sees_the_worst_end() -> None:
+    world = World()
+    world.send(*(JobSubmitted(element(index)) for index in range(3)))
+    world.send(JobSubmitted(after("good", 10, "arr-id")))
+    world.send(JobSubmitted(after("any", 11, "arr-id", condition="any")))
+    world.end("arr[0]")
+    world.end("arr[1]", BROKEN)
+    assert world.controller.jobs["good"].state is JobState.PENDING
+    world.end("arr[2]")
+    assert (world.state("good"), world.state("any")) == (JobState.CANCELLED, JobState.STARTING)
+
+
+def test_a_restored_cluster_holds_what_it_held_and_stops_what_was_to_be_stopped() -> None:
+    world = World()
+    world.send(JobSubmitted(job("j", 1, gpus=2)))
+    world.send(CancelRequested("j", 7))
+    world.send(JobSubmitted(job("waiting", 2, gpus=1)))
+    again = Controller()
+    held = JobRestored(world.saved["j"])
+    step = again.step([held, JobRestored(job("waiting", 2, gpus=1))], Instant(0, 0))
+    assert step.commands == (StopAttempt("j", 1, 7),)
+    again.step([NodeObserved(node("a", 2))], Instant(1, 1))
+    assert again.reasons["waiting"].code is ReasonCode.WAITING_FOR_CAPACITY
