@@ -1,0 +1,46 @@
+# One entry for people and for CI: make setup demo check test bench docs
+# Needs git, make and Python 3.11 or newer with venv; everything else goes into .venv.
+
+PYTHON ?= python3
+BIN := .venv/bin
+STAMP := .venv/.ready
+TESTS ?= tests
+JOBS ?= $(shell nproc 2>/dev/null || echo 2)
+
+.PHONY: help setup demo check test bench docs lock clean
+.DEFAULT_GOAL := help
+
+help:  ## Say what each target does
+	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 10
+
+setup: $(STAMP)  ## Make .venv with everything in it; the program is .venv/bin/mlsched
+
+$(STAMP): pyproject.toml requirements/dev.txt requirements/uv.txt deploy/setup.sh
+	@PYTHON="$(PYTHON)" sh deploy/setup.sh
+	@touch $(STAMP)
+
+demo: $(STAMP)  ## Run the main job on real data: build a dataset, train on it, report
+	@$(BIN)/mlsched demo
+
+check: $(STAMP)  ## Lint, format, types, layers
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/pyright --pythonpath $(BIN)/python
+	$(BIN)/lint-imports
+
+test: $(STAMP)  ## Run all tests
+	$(BIN)/python -m pytest $(TESTS) -n $(JOBS)
+
+bench: $(STAMP)  ## Measure what docs/performance.md tells
+	$(BIN)/python -m tests.perf
+
+docs: $(STAMP)  ## Write what is generated: JSON Schema, field tables, diagrams
+	$(BIN)/python -m mlsched.specs.schema > docs/schema/mljob.v1alpha1.json
+
+lock: $(STAMP)  ## Renew the locked requirements from pyproject.toml
+	$(BIN)/uv pip compile --universal --generate-hashes --python-version 3.11 --no-header \
+	  --no-annotate -q pyproject.toml requirements/dev.in -o requirements/dev.txt
+
+clean:  ## Remove what the other targets made
+	rm -rf .venv .cache .pytest_cache .mypy_cache .ruff_cache .hypothesis
