@@ -79,7 +79,7 @@ def load_document(data: dict[str, Any]) -> JobDocument:
     for key, expected in (("apiVersion", API_VERSION), ("kind", KIND)):
         if data.get(key) != expected:
             raise fault(key, repr(expected), data.get(key), f"Write {key}: {expected}.")
-    metadata = _load_metadata(values.read_object(data.get("metadata") or {}, "metadata"))
+    metadata = load_metadata(values.read_object(data.get("metadata") or {}, "metadata"))
     spec = load_spec(values.read_object(data.get("spec"), "spec"))
     labels = {**metadata.labels, **spec.labels}
     spec = replace(spec, labels=labels)
@@ -87,7 +87,7 @@ def load_document(data: dict[str, Any]) -> JobDocument:
     return JobDocument(spec, replace(metadata, labels={}))
 
 
-def _load_metadata(data: dict[str, object]) -> Metadata:
+def load_metadata(data: dict[str, object]) -> Metadata:
     for key in data:
         if key not in _METADATA_KEYS:
             raise unknown("metadata", key, _METADATA_KEYS)

@@ -16,7 +16,7 @@ from mlsched.errors import SpecError
 from mlsched.model.resources import tasks_per_group
 from mlsched.model.specs import PRIORITY_MAX, ArraySpec, JobSpec, Metadata
 from mlsched.specs.problems import fault, show
-from mlsched.units import SIZE_BYTES_MAX, SPAN_S_MAX
+from mlsched.units import MILLI, SIZE_BYTES_MAX, SPAN_S_MAX
 
 NAME_CHARACTERS_MAX = 63
 ARGUMENT_BYTES_MAX = 131_071
@@ -155,8 +155,9 @@ def validate_spec(spec: JobSpec) -> None:
     for attribute, (least, greatest) in INTEGER_BOUNDS.items():
         value = getattr(spec, attribute)
         if not least <= value <= greatest:
-            where = f"spec.{document_name(attribute)}"
-            raise fault(where, f"a number from {least} to {greatest}", value)
+            scale = MILLI if attribute.startswith("milli_") else 1
+            expected = f"a number from {least / scale:g} to {greatest // scale}"
+            raise fault(f"spec.{document_name(attribute)}", expected, value // scale)
     _check_program(spec)
     _check_environment(spec.env)
     total_bytes = sum(len(word.encode()) + 1 for word in spec.command)

@@ -289,11 +289,7 @@ class _Dumper(_DUMPER):  # type: ignore[misc, valid-type]
 
 
 def _represent_text(dumper: Any, text: str) -> Any:
-    style = None
-    if "\n" in text and _is_block_text(text):
-        style = "|"
-    elif not isinstance(_resolved_or_none(text), str):
-        style = "'"
+    style = None if isinstance(_resolved_or_none(text), str) else "'"
     return dumper.represent_scalar("tag:yaml.org,2002:str", text, style=style)
 
 
@@ -302,12 +298,6 @@ def _resolved_or_none(text: str) -> Any:
         return resolve_plain(text)
     except SpecError:
         return None
-
-
-def _is_block_text(text: str) -> bool:
-    lines = text.split("\n")
-    plain = all(one.isprintable() or one == "\t" for line in lines for one in line)
-    return plain and lines[0][:1] not in ("", " ", "\t") and all(x == x.rstrip() for x in lines)
 
 
 _represent: Callable[..., None] = _Dumper.add_representer
@@ -319,7 +309,45 @@ def to_yaml(tree: object) -> str:
 
     ``parse_tree(to_yaml(x)) == x`` for every x that `check_tree` accepts.
     """
+    marker, everything = "block", repr(tree)
+    while marker in everything:
+        marker += "_"
+    blocks: list[str] = []
+    lifted = _lift_blocks(tree, marker, blocks)
     written: str = yaml.dump(
-        tree, Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=1000, indent=2
+        lifted, Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=1000, indent=2
     )
-    return written
+    if not blocks:
+        return written
+    place = re.compile(rf"^([ -]*)(.*){marker}(\d+)\.$", re.MULTILINE)
+    return place.sub(lambda found: _write_block(found, blocks[int(found[3])]), written)
+
+
+def _lift_blocks(tree: Any, marker: str, blocks: list[str]) -> Any:
+    """The tree with a marker in the place of each text that is written as a block.
+
+    PyYAML would quote a script that has a tab or a space at the end of a line.
+    """
+    if isinstance(tree, dict):
+        return {key: _lift_blocks(value, marker, blocks) for key, value in tree.items()}
+    if isinstance(tree, (list, tuple)):
+        return [_lift_blocks(value, marker, blocks) for value in tree]
+    if isinstance(tree, str) and "\n" in tree and _is_block_text(tree):
+        blocks.append(tree)
+        return f"{marker}{len(blocks) - 1}."
+    return tree
+
+
+def _is_block_text(text: str) -> bool:
+    lines = text.split("\n")
+    readable = all(one.isprintable() or one == "\t" for line in lines for one in line)
+    return readable and lines[0][:1] not in ("", " ", "\t")
+
+
+def _write_block(found: re.Match[str], text: str) -> str:
+    body = text.rstrip("\n")
+    ends = len(text) - len(body)
+    keep = "-" if ends == 0 else "" if ends == 1 else "+"
+    indent = " " * (len(found[1]) + 2)
+    lines = [indent + line if line else "" for line in text.removesuffix("\n").split("\n")]
+    return "\n".join([f"{found[1]}{found[2]}|{keep}", *lines])

@@ -104,7 +104,8 @@ def test_a_document_that_was_written_reads_back_as_the_same_job(document: JobDoc
     assert parse_document(to_yaml(written)) == document
 
 
-scalars = st.one_of(st.none(), st.booleans(), st.integers(-(2**63) + 1, 2**63 - 1), texts)
+lines = st.lists(st.text("ab \t#-:'", max_size=6), min_size=1, max_size=5).map("\n".join)
+scalars = st.one_of(lines, st.none(), st.booleans(), st.integers(-(2**63) + 1, 2**63 - 1), texts)
 finite = st.floats(allow_nan=False, allow_infinity=False)
 trees = st.recursive(
     scalars | finite,

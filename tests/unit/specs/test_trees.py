@@ -168,8 +168,10 @@ def test_written_yaml_is_the_same_for_old_and_new_readers() -> None:
 
 
 def test_a_script_is_written_as_a_block() -> None:
-    script = "#!/bin/bash\n#SBATCH -n 4\n\npython3 train.py\n"
-    written = to_yaml({"script": script, "other": script})
-    assert written.count("|") == 2
+    """Also one with tabs and with spaces at line ends, as most batch scripts have."""
+    script = "#!/bin/bash\n#SBATCH -n 4 \n\n\tpython3 train.py\n"
+    tree = {"script": script, "other": script, "list": [["a\nb"], "block0.", "c\n\n"]}
+    written = to_yaml(tree)
+    assert "script: |\n  #!/bin/bash\n  #SBATCH -n 4 \n\n  \tpython3" in written
     assert "&" not in written
-    assert parse_tree(written) == {"script": script, "other": script}
+    assert parse_tree(written) == tree
