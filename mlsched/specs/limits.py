@@ -15,7 +15,7 @@ from collections.abc import Iterable, Mapping
 from mlsched.errors import SpecError
 from mlsched.model.resources import tasks_per_group
 from mlsched.model.specs import PRIORITY_MAX, ArraySpec, JobSpec, Metadata
-from mlsched.specs.problems import fault, show
+from mlsched.specs.problems import fault, key_path
 from mlsched.units import MILLI, SIZE_BYTES_MAX, SPAN_S_MAX
 
 NAME_CHARACTERS_MAX = 63
@@ -117,7 +117,7 @@ def validate_metadata(metadata: Metadata) -> None:
     size_bytes = 0
     for key, value in metadata.annotations.items():
         _check_label_key(key, "metadata.annotations")
-        _check_text(value, f"metadata.annotations[{show(key)}]", ANNOTATIONS_BYTES_MAX)
+        _check_text(value, key_path("metadata.annotations", key), ANNOTATIONS_BYTES_MAX)
         size_bytes += len(key) + len(value.encode())
     if size_bytes > ANNOTATIONS_BYTES_MAX:
         raise SpecError(f"metadata.annotations: {size_bytes} bytes, at most 256 KiB are allowed.")
@@ -133,7 +133,7 @@ def check_labels(labels: Mapping[str, str], where: str) -> None:
         _check_label_key(key, where)
         if _LABEL_VALUE.fullmatch(value) is None:
             raise fault(
-                f"{where}[{show(key)}]",
+                key_path(where, key),
                 "at most 63 letters, digits, '-', '_' or '.', a letter or digit at both ends",
                 value,
             )
@@ -211,7 +211,7 @@ def _check_environment(env: Mapping[str, str]) -> None:
     for name, value in env.items():
         if not name or "=" in name or "\0" in name:
             raise fault("spec.env", "a name that is not empty and has no '=' or NUL", name)
-        _check_text(f"{name}={value}", f"spec.env[{show(name)}]", ARGUMENT_BYTES_MAX)
+        _check_text(f"{name}={value}", key_path("spec.env", name), ARGUMENT_BYTES_MAX)
 
 
 def _check_text(text: str, where: str, bytes_max: int) -> None:

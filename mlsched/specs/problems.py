@@ -41,6 +41,12 @@ def fault(where: str, expected: str, found: object, hint: str = "") -> SpecError
     return SpecError(f"{where}: expected {expected}, found {show(found)}.", hint)
 
 
+def key_path(where: str, key: str) -> str:
+    """The path of a key that a user chose: ``spec.env.HOME``, or quoted in brackets."""
+    plain = key.isascii() and key.isidentifier() and len(key) <= ECHO_CHARACTERS_MAX
+    return f"{where}.{key}" if plain else f"{where}[{show(key)}]"
+
+
 def unknown(where: str, word: str, allowed: Iterable[str]) -> SpecError:
     """The error for a key or option that does not exist, with the nearest that does."""
     known = sorted(allowed)

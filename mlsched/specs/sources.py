@@ -123,14 +123,17 @@ def _read_file(path: str, source: str) -> bytes:
     except (OSError, ValueError) as error:
         reason = getattr(error, "strerror", None) or str(error)
         raise SpecError(f"{source}: cannot be read: {reason}.", _EXPECTED) from error
-    with os.fdopen(handle, "rb", buffering=0) as file:
+    try:
         mode = os.fstat(handle).st_mode
         if stat.S_ISDIR(mode):
             raise SpecError(f"{source}: is a directory.", _EXPECTED)
         if not stat.S_ISREG(mode):
             hint = "Pass '-' to read from standard input."
             raise SpecError(f"{source}: is no regular file (a pipe or a device).", hint)
-        return file.read(SCRIPT_BYTES_MAX + 1) or b""
+        with os.fdopen(handle, "rb", closefd=False) as file:
+            return file.read(SCRIPT_BYTES_MAX + 1)
+    finally:
+        os.close(handle)
 
 
 def _from_script(text: str, path: str, args: Sequence[str]) -> Submission:

@@ -21,7 +21,7 @@ from mlsched.specs.limits import (
     SIGNAL_NAMES,
     check_array,
 )
-from mlsched.specs.problems import fault, unknown
+from mlsched.specs.problems import fault, key_path, unknown
 from mlsched.units import MILLI, parse_bytes, parse_milli_cpus, parse_span_s
 
 Condition: TypeAlias = Literal["ok", "any", "fail"]
@@ -81,7 +81,7 @@ def read_texts(found: object, where: str) -> tuple[str, ...]:
 def read_text_map(found: object, where: str) -> dict[str, str]:
     """An object whose values are all text: env, labels, annotations."""
     items = read_object(found, where)
-    return {key: read_text(value, f"{where}.{key[:60]}") for key, value in items.items()}
+    return {key: read_text(value, key_path(where, key)) for key, value in items.items()}
 
 
 def read_command(found: object, where: str) -> tuple[str, ...]:
