@@ -1,0 +1,61 @@
+"""What all tests share: which optional groups ran, and a home directory of one's own."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections import Counter
+from pathlib import Path
+
+import pytest
+
+GROUPS = ("needs_gcc", "needs_shared", "needs_root", "slow")
+ROOT = Path(__file__).parents[1]
+SHARED = ROOT.parent / "shared"
+
+
+def _missing(marker: str) -> str | None:
+    """Why tests of a group cannot run here; None when they can."""
+    if marker == "needs_gcc" and shutil.which("gcc") is None:
+        return "gcc is not installed"
+    if marker == "needs_shared" and not SHARED.is_dir():
+        return f"the public data is not there: {SHARED}"
+    if marker == "needs_root" and os.geteuid() != 0:
+        return "mounting file systems and writing cgroups needs root"
+    return None
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Skip what cannot run here, with the reason; refuse to skip what CI says it has."""
+    required = os.environ.get("MLSCHED_TESTS_REQUIRE", "").split()
+    for marker in GROUPS:
+        reason = _missing(marker)
+        if reason is None:
+            continue
+        if marker.removeprefix("needs_") in required:
+            raise pytest.UsageError(f"MLSCHED_TESTS_REQUIRE wants {marker}, but {reason}")
+        for item in items:
+            if item.get_closest_marker(marker):
+                item.add_marker(pytest.mark.skip(reason=reason))
+
+
+def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) -> None:
+    """Remember the groups of each test for the summary, also across worker processes."""
+    if call.when == "setup":
+        groups = [name for name in GROUPS if item.get_closest_marker(name)]
+        item.user_properties.append(("groups", groups))
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """Say which groups ran, so that a skipped one is seen."""
+    counts: Counter[tuple[str, str]] = Counter()
+    for outcome in ("passed", "failed", "skipped"):
+        for report in terminalreporter.stats.get(outcome, []):
+            for key, groups in getattr(report, "user_properties", []):
+                if key == "groups" and (report.when == "call" or outcome == "skipped"):
+                    counts.update((group, outcome) for group in groups)
+    told = [
+        f"{group}: " + ", ".join(f"{counts[group, o]} {o}" for o in ("passed", "failed", "skipped"))
+        for group in GROUPS
+    ]
+    terminalreporter.write_line("groups  " + " | ".join(told))
