@@ -79,7 +79,8 @@ def load_document(data: dict[str, Any]) -> JobDocument:
     for key, expected in (("apiVersion", API_VERSION), ("kind", KIND)):
         if data.get(key) != expected:
             raise fault(key, repr(expected), data.get(key), f"Write {key}: {expected}.")
-    metadata = load_metadata(values.read_object(data.get("metadata") or {}, "metadata"))
+    head = data.get("metadata")
+    metadata = load_metadata(values.read_object({} if head is None else head, "metadata"))
     spec = load_spec(values.read_object(data.get("spec"), "spec"))
     labels = {**metadata.labels, **spec.labels}
     spec = replace(spec, labels=labels)
@@ -88,6 +89,11 @@ def load_document(data: dict[str, Any]) -> JobDocument:
 
 
 def load_metadata(data: dict[str, object]) -> Metadata:
+    """The metadata that plain values describe, checked.
+
+    Raises:
+        SpecError: an unknown key, or what Kubernetes would refuse.
+    """
     for key in data:
         if key not in _METADATA_KEYS:
             raise unknown("metadata", key, _METADATA_KEYS)

@@ -12,6 +12,7 @@ import stat
 import sys
 import tomllib
 from collections.abc import Sequence
+from itertools import takewhile
 from pathlib import PurePath
 from typing import Any, BinaryIO
 
@@ -24,7 +25,7 @@ from mlsched.specs import values
 from mlsched.specs.directives import MLSCHED, SBATCH, find_directives, has_directives
 from mlsched.specs.documents import JobDocument, load_metadata, load_spec, parse_document
 from mlsched.specs.flags import Pairs, apply_flags_to_document, find_flag, pair_words
-from mlsched.specs.limits import SCRIPT_BYTES_MAX, check_script, validate_spec
+from mlsched.specs.limits import SCRIPT_BYTES_MAX, check_script
 from mlsched.specs.problems import show
 from mlsched.specs.sbatch import read_sbatch
 from mlsched.specs.trees import check_tree
@@ -37,8 +38,8 @@ _DOCUMENT_SUFFIXES = (".yaml", ".yml", ".json")
 _DOCUMENT_HEAD = re.compile(
     r"(?:\s|#(?!!|MLSCHED|SBATCH).*\n)*(?:\{|---|%|[\"']?(?:apiVersion|kind|metadata|spec)[\"']?\s*:)"
 )
-_METADATA_BLOCK = re.compile(r"^# /// script[ \t]*\n((?:#(?: .*)?\n)+?)# ///[ \t]*$", re.MULTILINE)
-"""Source: PEP 723, inline script metadata."""
+_BLOCK_BEGIN, _BLOCK_END = "# /// script", "# ///"
+"""Around inline script metadata. Source: PEP 723."""
 
 _EXPECTED = (
     "Expected an MLJob document (YAML or JSON, beginning with apiVersion), "
@@ -170,7 +171,6 @@ def _with_directives(
     pairs = list(_directive_pairs(text))
     document = apply_flags_to_document(document, pairs)
     named |= {find_flag(name).field for name, _ in pairs}
-    validate_spec(document.spec)
     return Submission(document, tuple(warnings), named)
 
 
@@ -181,15 +181,26 @@ def _directive_pairs(text: str) -> Pairs:
 
 def _read_metadata_block(text: str) -> dict[str, Any]:
     """The table ``tool.mlsched`` of inline script metadata; empty if there is none."""
-    block = _METADATA_BLOCK.search(text)
-    if block is None:
+    lines = [line.rstrip() for line in text.split("\n")]
+    if _BLOCK_BEGIN not in lines:
         return {}
-    content = "".join(line[2:] or "\n" for line in block[1].splitlines(keepends=True))
+    inside = list(takewhile(_is_block_line, lines[lines.index(_BLOCK_BEGIN) + 1 :]))
+    if _BLOCK_END not in inside:
+        return {}
+    last = len(inside) - 1 - inside[::-1].index(_BLOCK_END)
     try:
-        table = tomllib.loads(content).get("tool", {}).get("mlsched", {})
+        table = (
+            tomllib.loads("\n".join(line[2:] for line in inside[:last]))
+            .get("tool", {})
+            .get("mlsched", {})
+        )
     except (tomllib.TOMLDecodeError, RecursionError, AttributeError) as error:
         raise SpecError(f"# /// script: not TOML: {show(str(error))}.") from error
     return values.read_object(table, "tool.mlsched")
+
+
+def _is_block_line(line: str) -> bool:
+    return line == "#" or line.startswith("# ")
 
 
 def _apply_table(

@@ -177,7 +177,7 @@ def test_fields_that_contradict_each_other_are_refused(
         ({"apiVersion": "mlsched.io/v1alpha1", "kind": "MLJob"}, "spec"),
         ({"apiVersion": "mlsched.io/v1alpha1", "kind": "MLJob", "sepc": {}}, "spec"),
         ({"apiVersion": "mlsched.io/v1alpha1", "kind": "MLJob", "spec": []}, "spec"),
-        ({"apiVersion": "mlsched.io/v1alpha1", "kind": "MLJob", "metadata": []}, "spec"),
+        ({"apiVersion": "mlsched.io/v1alpha1", "kind": "MLJob", "metadata": []}, "metadata"),
     ],
 )
 def test_what_is_no_mljob_is_told_so(document: dict[str, Any], word: str) -> None:

@@ -178,6 +178,19 @@ def test_what_cannot_be_submitted_is_told(text: str | bytes, word: str) -> None:
     assert caught.value.message.isprintable()
 
 
+@pytest.mark.parametrize(
+    "text", ["# /// script\n" * 15_000, "#\n" * 100_000, " " * 200_000, "#SBATCH \n" * 25_000]
+)
+def test_a_strange_file_holds_nobody_up(tmp_path: Path, text: str) -> None:
+    path = tmp_path / "learn.py"
+    path.write_text(text)
+    started = time.process_time()
+    assert read_submission(str(path)).document.spec.command == ("python3", str(path))
+    with pytest.raises(SpecError):
+        from_stdin(text)
+    assert time.process_time() - started < 0.5
+
+
 def test_a_document_takes_no_arguments() -> None:
     with pytest.raises(SpecError) as caught:
         from_stdin(DOCUMENT, "--lr")
