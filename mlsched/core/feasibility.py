@@ -74,6 +74,9 @@ def shortage(need: GroupNeed, groups: int, ledger: Ledger, names: Mapping[str, s
         found = check(need, groups, ledger, names)
         if found is not None:
             return found
+    well = Ledger([_all_well(node) for node in ledger.nodes.values()], ledger.held)
+    if place(need, groups, well) is not None:
+        return _unhealthy(need, groups, ledger)
     text = f"needs {describe_need(need, groups)}: enough is free, but not on the same nodes"
     return Reason(ReasonCode.FRAGMENTED, text, {"resource": "shape", "groups": groups})
 
@@ -101,6 +104,18 @@ def _short_of_gpus(
         text += f", {len(free) - len(usable)} unhealthy ({sick.health_reason or 'health unknown'})"
         return Reason(ReasonCode.DEVICES_UNHEALTHY, text, evidence)
     return Reason(ReasonCode.WAITING_FOR_CAPACITY, text + _held_by(holders), evidence)
+
+
+def _unhealthy(need: GroupNeed, groups: int, ledger: Ledger) -> Reason:
+    """The gang would fit if every GPU were well."""
+    sick = [
+        f"{device.uuid}: {device.health_reason or 'health unknown'}"
+        for name, node in ledger.nodes.items()
+        for device in ledger.free_devices(name)
+        if not device.healthy or not node.schedulable
+    ]
+    text = f"needs {describe_gpus(need, groups)}: would fit if these were healthy: {sick[0]}"
+    return Reason(ReasonCode.DEVICES_UNHEALTHY, text, {"resource": "gpus", "unhealthy": sick})
 
 
 def _short_of_cpus(

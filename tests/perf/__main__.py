@@ -1,7 +1,7 @@
 """``make bench``: run the measurements and print one JSON object a line.
 
 Each file beside this one measures one subject, in a home of its own, and compares within the run
-where there is something to compare with. Figures go into docs/performance.md by hand, with the date.
+where there is something to compare with. Figures go into docs/performance.md by hand.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-BENCHES = ("startup", "decisions", "service", "supervisor_bench", "feed_bench")
+BENCHES = ("decisions", "service", "supervisor_bench", "feed_bench")
 
 
 def main(names: list[str]) -> int:

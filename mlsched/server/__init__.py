@@ -1,0 +1,1 @@
+"""The service of one machine: one process a state directory, behind a Unix socket."""

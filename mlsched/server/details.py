@@ -1,0 +1,77 @@
+"""What ``show`` and ``report`` tell beyond the row: attempts, files, progress, metrics.
+
+Reads the small files that jobs write beside their logs; what a job wrote is data, bounded in size
+and never trusted.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from mlsched.config import Paths
+from mlsched.model.jobs import Enforcement, Job
+from mlsched.model.specs import Metadata
+from mlsched.server.views import JsonObject, attempt_view, placement_view, usage_view
+from mlsched.specs.documents import to_document
+
+JOB_FILE_BYTES_MAX = 64 * 1024
+"""Of progress.json and metrics.json: what people read, not data."""
+
+
+def attempt_dir(paths: Paths, job: Job) -> Path | None:
+    """Directory of the newest attempt; None before the first."""
+    if not job.attempt:
+        return None
+    return paths.jobs_dir / job.id / str(job.attempt)
+
+
+def detail_view(job: Job, paths: Paths, now_ms: int) -> JsonObject:
+    """The keys that ``show`` adds to the JOB object."""
+    directory = attempt_dir(paths, job)
+    enforcement = job.attempts[-1].enforcement if job.attempts else Enforcement()
+    name = job.array.name if job.array else job.name
+    return usage_view(job, now_ms) | {
+        "document": to_document(job.spec, Metadata(name=name)),
+        "attempts": [attempt_view(attempt) for attempt in job.attempts],
+        "enforcement": {"memory": enforcement.memory, "cpus": enforcement.cpus},
+        "directory": str(directory) if directory else None,
+        "log_files": _log_files(directory),
+        "placement": [placement_view(group) for group in job.placements],
+        "after": [{"job": d.name, "id": d.job_id, "condition": d.condition} for d in job.after],
+        "progress": read_job_file(directory, "progress.json"),
+    }
+
+
+def reported(job: Job, paths: Paths) -> JsonObject:
+    """What the job itself said of its work: metrics and progress."""
+    directory = attempt_dir(paths, job)
+    return {
+        "metrics": read_job_file(directory, "metrics.json"),
+        "progress": read_job_file(directory, "progress.json"),
+        "placement": [
+            placement_view(group) for attempt in job.attempts[-1:] for group in attempt.placements
+        ],
+    }
+
+
+def _log_files(directory: Path | None) -> list[str]:
+    if directory is None:
+        return []
+    return sorted(str(path) for path in directory.glob("rank-*.log"))
+
+
+def read_job_file(directory: Path | None, name: str) -> Any:
+    """A JSON object that a job wrote; None when there is none or it is not one."""
+    if directory is None:
+        return None
+    path = directory / name
+    try:
+        if path.is_symlink() or path.stat().st_size > JOB_FILE_BYTES_MAX:
+            return None
+        found = msgspec.json.decode(path.read_bytes())
+    except (OSError, msgspec.DecodeError, RecursionError):
+        return None
+    return found if isinstance(found, dict) else None

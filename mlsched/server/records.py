@@ -1,0 +1,120 @@
+"""The freshest version of each job: of the controller, of what waits to be saved, of the store."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterable
+
+from mlsched.adapters.store import Store
+from mlsched.errors import NotFoundError
+from mlsched.model.jobs import Job, JobState
+from mlsched.model.reasons import Reason
+from mlsched.runtime.driver import Driver
+from mlsched.server.submissions import not_found
+from mlsched.server.views import JsonObject, array_view, count_states, job_view
+
+ENDED_SHOWN_MAX = 1000
+"""Ended jobs in one answer, unless more are asked for."""
+
+
+class Records:
+    """Reads over the driver and the store as one."""
+
+    def __init__(self, driver: Driver, store: Store) -> None:
+        self._driver = driver
+        self._store = store
+
+    def newest(self, job: Job) -> Job:
+        """The freshest version of a job that the store gave."""
+        fresh = self._driver.controller.jobs.get(job.id) or self._driver.unsaved(job.id)
+        return fresh or job
+
+    async def find(self, text: str) -> list[Job]:
+        """Jobs that a text stands for, freshest versions; an array gives all its elements."""
+        return [self.newest(job) for job in await self._store.find(text)]
+
+    async def get(self, text: str) -> list[Job]:
+        """As `find`.
+
+        Raises:
+            NotFoundError: it stands for nothing.
+        """
+        found = await self.find(text)
+        if not found:
+            raise not_found(text)
+        return found
+
+    async def get_all(self, texts: Iterable[str]) -> list[Job]:
+        """The jobs of several texts, each once, in the order in which they are first named."""
+        found: dict[str, Job] = {}
+        missing: list[NotFoundError] = []
+        for text in texts:
+            try:
+                found.update({job.id: job for job in await self.get(text)})
+            except NotFoundError as error:
+                missing.append(error)
+        if missing:
+            raise missing[0]
+        return list(found.values())
+
+    def view(self, job: Job) -> JsonObject:
+        """The JOB object of a job, with its freshest reason."""
+        return job_view(job, self._reason(job))
+
+    def _reason(self, job: Job) -> Reason | None:
+        return self._driver.controller.reason_of(job)
+
+    async def view_found(self, text: str, found: list[Job]) -> JsonObject:
+        """One object for what a text stands for: a job, or a whole array."""
+        array = found[0].array
+        if array is None or text == found[0].name:
+            return self.view(found[0])
+        return self._array_view(found)
+
+    def _array_view(self, elements: list[Job]) -> JsonObject:
+        return array_view(elements, self._driver.controller.reasons, count_states(elements))
+
+    async def rows(self, *, ended: bool, limit: int | None) -> tuple[list[JsonObject], int]:
+        """Rows of ``ls``: open jobs in order, then ended ones, newest first; an array is one row.
+
+        Returns:
+            The rows, and how many jobs there are in all among those that were asked for.
+        """
+        jobs = list(self._driver.controller.jobs.values())
+        jobs.sort(key=lambda job: (not job.state.is_placed, job.seq))
+        if ended:
+            seen = {job.id for job in jobs}
+            wanted = limit or ENDED_SHOWN_MAX
+            stored = await self._store.ended_jobs(wanted)
+            jobs.extend(job for job in stored if job.id not in seen)
+        rows: list[JsonObject] = []
+        shown: set[str] = set()
+        for job in jobs:
+            if limit is not None and len(rows) >= limit:
+                break
+            if job.array is None:
+                rows.append(self.view(job))
+            elif job.array.array_id not in shown:
+                shown.add(job.array.array_id)
+                rows.append(self._array_view(await self.find(job.array.array_id)))
+        return rows, len(jobs)
+
+    async def known_ends(self, ids: list[str]) -> dict[str, JobState]:
+        """States of those of these jobs and arrays that have ended.
+
+        Nothing may await between this call's return and the event that uses the answer, so it asks
+        again until each id is either open in the controller or known to have ended.
+        """
+        while True:
+            ended = await self._store.final_states(ids)
+            controller = self._driver.controller
+            unknown = []
+            for one in ids:
+                waiting = self._driver.unsaved(one)
+                if waiting is not None and waiting.state.is_ended:
+                    ended[one] = waiting.state
+                elif one not in ended and not controller.is_open(one):
+                    unknown.append(one)
+            if not unknown:
+                return ended
+            await asyncio.sleep(0.01)

@@ -1,0 +1,330 @@
+"""The operations of the service: what clients can ask, each a few lines over the parts below.
+
+Operations check their input, ask the records or the controller, and answer with plain objects.
+Nothing here decides where or when a job runs.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import shutil
+from collections.abc import AsyncIterator, Mapping
+from typing import Any
+
+from msgspec.structs import replace
+
+from mlsched.adapters.store import Store
+from mlsched.adapters.store.stores import Accepted, Submission
+from mlsched.config import Paths, Settings
+from mlsched.core.explain import explain, preview
+from mlsched.errors import SpecError, StoreFullError
+from mlsched.model.events import CancelRequested, JobSubmitted
+from mlsched.model.jobs import Job, JobState
+from mlsched.runtime.driver import Driver
+from mlsched.server.details import detail_view, reported
+from mlsched.server.inventories import Inventories
+from mlsched.server.records import Records
+from mlsched.server.schedules import Schedules
+from mlsched.server.submissions import Request, build, refuse_what_never_fits
+from mlsched.server.views import JsonObject, placement_view, reason_view, rfc3339, usage_view
+from mlsched.specs.documents import to_document
+from mlsched.specs.edits import edit_document
+from mlsched.units import format_bytes
+from mlsched.version import __version__
+
+Args = Mapping[str, Any]
+
+
+class Service:
+    """Everything that clients can ask for, by operation name in `operations` and `streams`."""
+
+    def __init__(
+        self,
+        paths: Paths,
+        settings: Settings,
+        store: Store,
+        driver: Driver,
+        inventories: Inventories,
+    ) -> None:
+        self._paths = paths
+        self._settings = settings
+        self._store = store
+        self._driver = driver
+        self._inventories = inventories
+        self.records = Records(driver, store)
+        self._schedules = Schedules(store, self.submit_run)
+        self._started_at_ms = driver.now().wall_ms
+        self.stopping = asyncio.Event()
+        self.operations = {
+            "ping": self.ping,
+            "submit": self.submit,
+            "preview": self.preview,
+            "list": self.list_jobs,
+            "show": self.show,
+            "why": self.why,
+            "cancel": self.cancel,
+            "retry": self.retry,
+            "gpus": self.gpus,
+            "node": self.node,
+            "report": self.report,
+            "schedule_apply": self._schedules.apply,
+            "schedule_list": self._schedules.list_all,
+            "schedule_tick": self._schedules.tick,
+            "stop": self.stop,
+        }
+        self.streams = {"watch": self.watch}
+
+    async def ping(self, args: Args) -> JsonObject:
+        """Who answers, and where its things are."""
+        return {
+            "pid": os.getpid(),
+            "socket": str(self._paths.socket),
+            "database": str(self._paths.database),
+            "state_dir": str(self._paths.state_dir),
+            "version": __version__,
+            "started_at": rfc3339(self._started_at_ms),
+            "jobs_active": len(self._driver.controller.jobs),
+        }
+
+    async def submit(self, args: Args) -> JsonObject:
+        """Accept a job or an array; answers once it is durable."""
+        request = Request(args)
+        self._check_room()
+        refuse_what_never_fits(request.spec, self._driver.controller.ledger)
+        submission = await build(request, self.records.find, self._driver.now().wall_ms)
+        accepted = await self._accept(submission)
+        return await self._accepted_view(accepted)
+
+    async def submit_run(self, document: JsonObject, key: str, run: tuple[str, str, int]) -> str:
+        """Submit a schedule's job for one tick; returns its name."""
+        request = Request({"document": document, "idempotency_key": key})
+        submission = await build(request, self.records.find, self._driver.now().wall_ms)
+        accepted = await self._accept(replace(submission, run=run))
+        view = await self._accepted_view(accepted)
+        return str(view["jobs"][0]["name"])
+
+    async def _accept(self, submission: Submission) -> Accepted:
+        accepted = await self._store.accept(submission)
+        if accepted.created:
+            first = accepted.jobs[0]
+            ended = await self.records.known_ends([d.job_id for d in first.after])
+            self._driver.post(*(JobSubmitted(job, ended) for job in accepted.jobs))
+        return accepted
+
+    async def _accepted_view(self, accepted: Accepted) -> JsonObject:
+        jobs = [self.records.newest(job) for job in accepted.jobs]
+        first = jobs[0]
+        text = first.array.name if first.array else first.name
+        return {
+            "jobs": [await self.records.view_found(text, jobs)],
+            "created": accepted.created,
+        }
+
+    def _check_room(self) -> None:
+        free = shutil.disk_usage(self._paths.state_dir)
+        needed = min(self._settings.service.free_bytes_min, free.total // 20)
+        if free.free < needed:
+            raise StoreFullError(
+                f"{self._paths.state_dir} has {format_bytes(free.free)} free, and new jobs need "
+                f"{format_bytes(needed)}: the ends of running jobs must still find room.",
+                "Free some space and try again. Nothing was accepted, nothing was lost.",
+            )
+
+    async def preview(self, args: Args) -> JsonObject:
+        """What would become of a job; nothing is stored."""
+        request = Request(args)
+        spec = request.spec
+        submission = await build(request, self.records.find, self._driver.now().wall_ms)
+        controller = self._driver.controller
+        snapshot = controller.snapshot(self._driver.now())
+        job = replace(submission.jobs[0], seq=1 << 62, name=submission.name or submission.base)
+        ended = await self.records.known_ends([d.job_id for d in job.after])
+        snapshot = replace(snapshot, states={**snapshot.states, **ended})
+        found = preview(job, snapshot, controller.ledger, controller.policy)
+        return {
+            "document": to_document(spec, request.document.metadata),
+            "starts_now": found.reason is None,
+            "reason": reason_view(found.reason),
+            "placement": [placement_view(group) for group in found.placements],
+        }
+
+    async def list_jobs(self, args: Args) -> JsonObject:
+        """Jobs as rows; arrays are one row."""
+        states = set(args.get("state") or ())
+        ended = bool(args.get("all")) or any(JobState(s).is_ended for s in states if s in JobState)
+        rows, total = await self.records.rows(ended=ended, limit=args.get("limit"))
+        queue = args.get("queue")
+        rows = [
+            row
+            for row in rows
+            if (not states or row["state"] in states) and (not queue or row["queue"] == queue)
+        ]
+        return {"jobs": rows, "total": total}
+
+    async def show(self, args: Args) -> JsonObject:
+        """Everything about one job or array."""
+        text = str(args.get("job", ""))
+        found = await self.records.get(text)
+        view = await self.records.view_found(text, found)
+        now_ms = self._driver.now().wall_ms
+        return view | detail_view(found[0], self._paths, now_ms)
+
+    async def why(self, args: Args) -> JsonObject:
+        """The one reason, its evidence, and what would start the job now."""
+        text = str(args.get("job", ""))
+        found = await self.records.get(text)
+        job = next((j for j in found if not j.state.is_ended), found[0])
+        controller = self._driver.controller
+        snapshot = controller.snapshot(self._driver.now())
+        told = explain(job, snapshot, controller.ledger, controller.policy)
+        return {
+            "job": await self.records.view_found(text, found),
+            "reason": reason_view(told.reason),
+            "details": list(told.details),
+            "unblocks": list(told.unblocks),
+            "command": _next_command(job),
+        }
+
+    async def cancel(self, args: Args) -> JsonObject:
+        """Ask jobs to end; those that have ended stay as they are."""
+        texts = [str(text) for text in args.get("jobs", [])]
+        grace_s = args.get("grace_s")
+        if grace_s is not None and (not isinstance(grace_s, int) or not 0 <= grace_s <= 86_400):
+            raise SpecError("grace: expected seconds between 0 and 86400.")
+        found = await self.records.get_all(texts)
+        self._driver.post(*(CancelRequested(job.id, grace_s) for job in found))
+        views = {}
+        for text in texts:
+            jobs = await self.records.get(text)
+            views[text] = await self.records.view_found(text, jobs)
+        return {"jobs": list(views.values())}
+
+    async def retry(self, args: Args) -> JsonObject:
+        """Submit the spec of a job again, perhaps with changes, as a new job."""
+        job = (await self.records.get(str(args.get("job", ""))))[0]
+        base = job.array.name if job.array else job.name
+        document = to_document(job.spec)
+        document = edit_document(document, args.get("set") or {})
+        document.setdefault("metadata", {})["name"] = base
+        return await self.submit(
+            {
+                "document": document,
+                "user": job.user,
+                "environment": await self._store.environment(job.environment_id),
+                "workdir": job.spec.workdir,
+                "idempotency_key": args.get("idempotency_key"),
+            }
+        )
+
+    async def watch(self, args: Args) -> AsyncIterator[JsonObject]:
+        """Each job at once and at each change, until all have reached ``until``."""
+        texts, until = args.get("jobs"), args.get("until")
+        timeout_s = args.get("timeout_s")
+        loop = asyncio.get_running_loop()
+        deadline = None if timeout_s is None else loop.time() + float(timeout_s)
+        with self._driver.listen() as queue:
+            found = await self._watched(texts)
+            open_ids = set()
+            for job in found:
+                yield {"event": self.records.view(job)}
+                if not _has_reached(job, until):
+                    open_ids.add(job.id)
+            wanted = None if texts is None else {job.id for job in found}
+            try:
+                async with asyncio.timeout_at(deadline):
+                    while open_ids or until is None:
+                        job = await queue.get()
+                        if wanted is not None and job.id not in wanted:
+                            continue
+                        yield {"event": self.records.view(job)}
+                        if _has_reached(job, until):
+                            open_ids.discard(job.id)
+            except TimeoutError:
+                yield {"ok": {"timed_out": True}}
+                return
+        yield {"ok": {"timed_out": False}}
+
+    async def _watched(self, texts: Any) -> list[Job]:
+        if texts is None:
+            return list(self._driver.controller.jobs.values())
+        return await self.records.get_all([str(text) for text in texts])
+
+    async def gpus(self, args: Args) -> JsonObject:
+        """A fresh reading of every GPU, and who holds it."""
+        inventory = await self._inventories.read()
+        node = await self.node(args)
+        holders = {d["uuid"]: d["holder"] for d in node["devices"] if d["holder"]}
+        return {
+            "node": node,
+            "inventory": inventory,
+            "holders": holders,
+            "note": inventory.note or None,
+        }
+
+    async def node(self, args: Args) -> JsonObject:
+        """This machine as placement sees it."""
+        controller = self._driver.controller
+        ledger = controller.ledger
+        node = next(iter(ledger.nodes.values()))
+        devices = []
+        for device in node.devices:
+            holder = ledger.holder_of(device.uuid)
+            job = controller.jobs.get(holder) if holder else None
+            devices.append(
+                {
+                    "uuid": device.uuid,
+                    "model": device.model,
+                    "memory_bytes": device.memory_bytes,
+                    "profile": device.profile,
+                    "healthy": device.healthy,
+                    "health_reason": device.health_reason,
+                    "holder": job.name if job else None,
+                }
+            )
+        return {
+            "name": node.name,
+            "layer": node.layer,
+            "milli_cpus": node.milli_cpus,
+            "memory_bytes": node.memory_bytes,
+            "free_milli_cpus": ledger.free_milli_cpus(node.name),
+            "free_memory_bytes": ledger.free_memory_bytes(node.name),
+            "devices": devices,
+            "note": node.gpu_note or None,
+        }
+
+    async def report(self, args: Args) -> JsonObject:
+        """What jobs waited, ran and used; one job, or all since some seconds ago."""
+        now_ms = self._driver.now().wall_ms
+        if args.get("job"):
+            jobs = await self.records.get(str(args["job"]))
+        else:
+            since_ms = now_ms - int(1000 * float(args.get("since_s") or 7 * 86_400))
+            jobs = [*self._driver.controller.jobs.values(), *await self._store.ended_jobs(10_000)]
+            jobs = [job for job in jobs if (job.ended_at_ms or now_ms) >= since_ms]
+        rows = [
+            self.records.view(job) | usage_view(job, now_ms) | reported(job, self._paths)
+            for job in jobs
+        ]
+        keys = ("wait_s", "run_s", "cpu_s", "gpu_s")
+        totals = {key: round(sum(row[key] for row in rows), 3) for key in keys}
+        return {"jobs": rows, "totals": totals | {"jobs": len(rows)}}
+
+    async def stop(self, args: Args) -> JsonObject:
+        """End the service; jobs go on."""
+        self.stopping.set()
+        return {}
+
+
+def _has_reached(job: Job, until: Any) -> bool:
+    return job.state.is_ended or (until == "running" and job.state is JobState.RUNNING)
+
+
+def _next_command(job: Job) -> str | None:
+    if job.state is JobState.FAILED:
+        return f"mlsched logs {job.name}"
+    if job.state in (JobState.RUNNING, JobState.STARTING):
+        return f"mlsched logs -f {job.name}"
+    if job.state is JobState.PENDING:
+        return f"mlsched show {job.name}"
+    return None

@@ -1,0 +1,162 @@
+"""From a document to durable jobs: names, arrays, dependencies, and the check that it can fit."""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Awaitable, Callable, Iterable, Mapping
+from pathlib import PurePath
+from typing import Any
+
+from msgspec.structs import replace
+
+from mlsched.adapters.store.stores import Submission
+from mlsched.core.feasibility import never_fits
+from mlsched.core.ledger import Ledger
+from mlsched.errors import NeverFitsError, NotFoundError, SpecError
+from mlsched.model.jobs import ArrayMembership, Job, ResolvedDependency
+from mlsched.model.resources import need_of
+from mlsched.model.specs import Dependency, JobSpec
+from mlsched.specs.documents import JobDocument, load_document
+from mlsched.specs.limits import clean_name
+from mlsched.specs.sources import FILE_ANNOTATION
+
+Finder = Callable[[str], Awaitable[list[Job]]]
+
+_INTERPRETERS = ("python", "bash", "sh", "zsh", "uv", "env", "nice", "time")
+
+
+class Request:
+    """One submit or preview request, read and checked.
+
+    Args:
+        args: ``document``, and perhaps ``idempotency_key``, ``user``, ``environment``, ``workdir``.
+
+    Raises:
+        SpecError: the document or an argument is wrong.
+    """
+
+    def __init__(self, args: Mapping[str, Any]) -> None:
+        document = args.get("document")
+        if not isinstance(document, dict):
+            raise SpecError("submit needs a document: an MLJob as a JSON object.")
+        self.document: JobDocument = load_document(document)
+        self.key = str(args.get("idempotency_key") or "")
+        self.user = str(args.get("user") or "")
+        self.environment = _strings(args.get("environment"))
+        self.workdir = str(args.get("workdir") or "/")
+        if len(self.key) > 256:
+            raise SpecError("an idempotency key has at most 256 characters.")
+
+    @property
+    def spec(self) -> JobSpec:
+        """The spec with an absolute working directory."""
+        spec = self.document.spec
+        return replace(spec, workdir=str(PurePath(self.workdir, spec.workdir)))
+
+
+def _strings(found: Any) -> dict[str, str]:
+    if not isinstance(found, dict):
+        return {}
+    return {str(name): str(value) for name, value in found.items() if "\0" not in f"{name}{value}"}
+
+
+def refuse_what_never_fits(spec: JobSpec, ledger: Ledger) -> None:
+    """Refuse a request that no empty machine here could hold.
+
+    Raises:
+        NeverFitsError: with what was asked for and what exists.
+    """
+    reason = never_fits(need_of(spec), spec.nodes, ledger.nodes.values())
+    if reason is not None:
+        raise NeverFitsError(
+            f"this job can never run here: it {reason.message}.",
+            "Ask for less, or run 'mlsched gpus' to see what there is.",
+        )
+
+
+async def build(request: Request, find: Finder, now_ms: int) -> Submission:
+    """The jobs of a request, ready for the store, which gives them names and numbers.
+
+    Raises:
+        SpecError: a dependency does not exist.
+    """
+    spec = request.spec
+    after = await resolve_dependencies(spec.after, find)
+    base = derive_base(spec, request.document.metadata.annotations.get(FILE_ANNOTATION, ""))
+    first = Job(
+        id=uuid.uuid4().hex,
+        name="",
+        seq=0,
+        spec=spec,
+        submitted_at_ms=now_ms,
+        after=after,
+        idempotency_key=request.key,
+        user=request.user,
+    )
+    jobs = tuple(_elements(first)) if spec.array is not None else (first,)
+    return Submission(jobs, request.document.metadata.name, base, request.environment, request.key)
+
+
+def _elements(first: Job) -> Iterable[Job]:
+    array = first.spec.array
+    if array is None:
+        return
+    array_id = uuid.uuid4().hex
+    size = len(array.indices)
+    for index in array.indices:
+        membership = ArrayMembership(array_id, "", index, size, array.max_parallel)
+        yield replace(first, id=uuid.uuid4().hex, array=membership)
+
+
+async def resolve_dependencies(
+    after: Iterable[Dependency], find: Finder
+) -> tuple[ResolvedDependency, ...]:
+    """Dependencies by id; a whole array is one dependency, on its last element's end.
+
+    Raises:
+        SpecError: a job that is named does not exist.
+    """
+    resolved = []
+    for dependency in after:
+        found = await find(dependency.job)
+        if not found:
+            raise SpecError(
+                f"after: there is no job {dependency.job[:80]!r}.",
+                "Run 'mlsched ls --all' to see the names.",
+            )
+        first = found[0]
+        whole = first.array if first.array and dependency.job != first.name else None
+        is_array = whole is not None and dependency.job in (whole.name, whole.array_id)
+        job_id, name = (
+            (whole.array_id, whole.name) if whole and is_array else (first.id, first.name)
+        )
+        resolved.append(ResolvedDependency(job_id, name, dependency.condition))
+    return tuple(resolved)
+
+
+def derive_base(spec: JobSpec, file: str = "") -> str:
+    """A short readable name: ``train`` of ``python -u train.py --lr 1``, ``job`` when all fails.
+
+    Args:
+        file: Name of the file that a script came from, when it came from one.
+    """
+    if spec.script:
+        return clean_name(PurePath(file).stem)[:40] or "script"
+    words = [word for word in spec.command if word and "=" not in word]
+    for position, word in enumerate(words):
+        stem = PurePath(word).name
+        program = stem.rstrip("0123456789.")
+        if position and word.startswith("-"):
+            if word in ("-c", "-e"):
+                return clean_name(PurePath(words[0]).name) or "job"
+            continue
+        if program in _INTERPRETERS and position + 1 < len(words):
+            continue
+        return clean_name(stem.rsplit(".", 1)[0] if position else stem)[:40] or "job"
+    return clean_name(PurePath(words[0]).name) if words else "job"
+
+
+def not_found(text: str) -> NotFoundError:
+    """The error for a name that stands for no job."""
+    shown = text[:80].encode("unicode_escape").decode("ascii")
+    return NotFoundError(f"there is no job {shown!r}.", "Run 'mlsched ls --all' to see the names.")
