@@ -1,0 +1,124 @@
+"""Schedules on the real store: each tick fires once, whoever asks and however often."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from msgspec.structs import replace
+
+from mlsched.adapters.store import Store
+from mlsched.adapters.store.stores import Submission
+from mlsched.errors import SpecError
+from mlsched.server.schedules import Schedules
+from mlsched.testing.builders import job
+
+DAY_MS = 86_400_000
+
+
+def document(name: str = "nightly", **spec: Any) -> dict[str, Any]:
+    return {
+        "apiVersion": "mlsched.io/v1alpha1",
+        "kind": "Schedule",
+        "metadata": {"name": name},
+        "spec": {"cron": "@daily", "job": {"command": ["true"]}, **spec},
+    }
+
+
+def with_schedules(
+    path: Path, scenario: Callable[[Schedules, Store, list[dict[str, Any]]], Awaitable[None]]
+) -> None:
+    async def run() -> None:
+        store = Store(path / "state.db")
+        submitted: list[dict[str, Any]] = []
+
+        async def submit(found: dict[str, Any], key: str, run: tuple[str, str, int]) -> str:
+            made = replace(job(run[0], 0), name="", idempotency_key=key)
+            name = found["metadata"]["name"]
+            accepted = await store.accept(Submission((made,), name, name, {}, key, run))
+            if accepted.created:
+                submitted.append(found)
+            return accepted.jobs[0].name
+
+        try:
+            await scenario(Schedules(store, submit), store, submitted)
+        finally:
+            await store.close()
+
+    asyncio.run(run())
+
+
+def later(days: float) -> str:
+    import time
+    from datetime import UTC, datetime
+
+    return datetime.fromtimestamp(time.time() + days * 86_400, UTC).isoformat()
+
+
+def test_two_ticks_at_once_fire_once(tmp_path: Path) -> None:
+    async def scenario(schedules: Schedules, store: Store, submitted: list[Any]) -> None:
+        await schedules.apply({"document": document()})
+        now = later(1)
+        answers = await asyncio.gather(*(schedules.tick({"now": now}) for _ in range(8)))
+        assert len(submitted) == 1
+        assert len({run["run_id"] for answer in answers for run in answer["fired"]}) == 1
+        assert (await schedules.tick({"now": now}))["fired"] == []
+
+    with_schedules(tmp_path, scenario)
+
+
+def test_nothing_is_due_before_the_first_tick(tmp_path: Path) -> None:
+    async def scenario(schedules: Schedules, store: Store, submitted: list[Any]) -> None:
+        await schedules.apply({"document": document()})
+        assert (await schedules.tick({}))["fired"] == []
+
+    with_schedules(tmp_path, scenario)
+
+
+@pytest.mark.parametrize(("missed", "runs", "skipped"), [("latest", 1, 4), ("all", 5, 0)])
+def test_after_downtime_the_policy_decides(
+    tmp_path: Path, missed: str, runs: int, skipped: int
+) -> None:
+    async def scenario(schedules: Schedules, store: Store, submitted: list[Any]) -> None:
+        await schedules.apply({"document": document(missed=missed)})
+        answer = await schedules.tick({"now": later(5)})
+        assert (len(answer["fired"]), answer["skipped"]) == (runs, skipped)
+        labels = submitted[0]["spec"]["labels"]
+        assert labels == {"mlsched.io/schedule": "nightly"}
+
+    with_schedules(tmp_path, scenario)
+
+
+def test_a_suspended_schedule_fires_nothing(tmp_path: Path) -> None:
+    async def scenario(schedules: Schedules, store: Store, submitted: list[Any]) -> None:
+        await schedules.apply({"document": document(suspend=True)})
+        assert (await schedules.tick({"now": later(3)}))["fired"] == []
+        listed = (await schedules.list_all({}))["schedules"]
+        assert [(one["name"], one["next_tick"]) for one in listed] == [("nightly", None)]
+
+    with_schedules(tmp_path, scenario)
+
+
+@pytest.mark.parametrize(
+    "broken",
+    [
+        {},
+        {**document(), "kind": "MLJob"},
+        {**document(), "metadata": {"name": "../x"}},
+        document(cron="every day"),
+        document(job={"command": []}),
+        document(job={"comand": ["true"]}),
+        document(extra=1),
+    ],
+    ids=["empty", "kind", "name", "cron", "no command", "misspelt", "unknown"],
+)
+def test_a_schedule_that_could_never_run_is_refused(tmp_path: Path, broken: dict[str, Any]) -> None:
+    async def scenario(schedules: Schedules, store: Store, submitted: list[Any]) -> None:
+        with pytest.raises(SpecError):
+            await schedules.apply({"document": broken})
+        assert await store.schedules() == []
+
+    with_schedules(tmp_path, scenario)
