@@ -1,0 +1,145 @@
+"""The output and the state of jobs together, as they come, until the jobs end.
+
+One loop on one thread: it waits on the service's ``watch`` stream and looks at the log files in
+between. Used by ``run``, ``logs -f`` and ``Job.logs(follow=True)``. Leaving it never ends a job.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+from msgspec import Struct
+
+from mlsched.api.client import Client
+from mlsched.api.logs import AttemptLog, Record
+from mlsched.api.watching import ENDED_STATES, JobWatch
+
+POLL_S_MIN = 0.01
+POLL_S_MAX = 0.1
+"""Between two looks at the log files; doubles while nothing is written."""
+
+JsonObject = dict[str, Any]
+
+
+class Output(Struct, frozen=True):
+    """A record of a job's output."""
+
+    job: JsonObject
+    record: Record
+
+
+class _JobLog:
+    """Reads a job's attempts one after another."""
+
+    def __init__(self, jobs_dir: Path, job_id: str, rank: int | None, first: int) -> None:
+        self._dir = jobs_dir / job_id
+        self._rank = rank
+        self._attempt = first
+        self._log: AttemptLog | None = None
+        self.is_over = False
+
+    def read(self, job: JsonObject) -> Iterator[Record]:
+        """What there is now; after a job's end everything that is left."""
+        newest, ended = int(job["attempt"]), job["state"] in ENDED_STATES
+        while self._attempt < newest:
+            yield from self._drain()
+            self._leave()
+        if ended:
+            yield from self._drain()
+            self.close()
+            self.is_over = True
+        else:
+            yield from self._current().read()
+
+    def _drain(self) -> Iterator[Record]:
+        while records := self._current().read():
+            yield from records
+
+    def _current(self) -> AttemptLog:
+        if self._log is None:
+            self._log = AttemptLog(self._dir / str(self._attempt), self._rank)
+        return self._log
+
+    def _leave(self) -> None:
+        self.close()
+        self._attempt += 1
+
+    def close(self) -> None:
+        if self._log is not None:
+            self._log.close()
+            self._log = None
+
+
+class Follower:
+    """Iterates over `Output` of jobs and, as plain dicts, JOB objects that changed.
+
+    Between them it gives None whenever nothing came for a moment, so that the caller can look at
+    a clock. It ends when every job has ended and all of its output was given.
+
+    Args:
+        client: Where to ask.
+        jobs: Names or ids; an array stands for its elements.
+        rank: Only this rank; None for all.
+        first_attempt: From a job's attempt to the first one whose output is wanted.
+    """
+
+    def __init__(
+        self,
+        client: Client,
+        jobs: Sequence[str],
+        *,
+        rank: int | None = None,
+        first_attempt: Callable[[JsonObject], int] = lambda job: 1,
+    ) -> None:
+        self._watch = JobWatch(client, jobs)
+        self._jobs_dir = client.paths.jobs_dir
+        self._rank = rank
+        self._first_attempt = first_attempt
+        self._logs: dict[str, _JobLog] = {}
+
+    @property
+    def jobs(self) -> dict[str, JsonObject]:
+        """The newest JOB object of each job, by id."""
+        return self._watch.jobs
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Stop following."""
+        self._watch.close()
+        for log in self._logs.values():
+            log.close()
+
+    def __iter__(self) -> Iterator[Output | JsonObject | None]:
+        pause_s = POLL_S_MIN
+        while not self._watch.is_over:
+            yield from self._watch.poll(pause_s)
+            pause_s = min(2 * pause_s, POLL_S_MAX)
+            for output in self._read():
+                pause_s = POLL_S_MIN
+                yield output
+            yield None
+
+    def _read(self) -> Iterator[Output]:
+        for job_id, job in self._watch.jobs.items():
+            log = self._logs.get(job_id)
+            if log is None:
+                if not job["attempt"] and job["state"] not in ENDED_STATES:
+                    continue
+                first = max(1, self._first_attempt(job))
+                log = self._logs[job_id] = _JobLog(self._jobs_dir, job_id, self._rank, first)
+            if not log.is_over:
+                for record in log.read(job):
+                    yield Output(job, record)

@@ -1,0 +1,247 @@
+"""The output of jobs: records in the files of an attempt directory, and following them.
+
+Turns ``rank-R.log`` (CRI log format: ``TIME STREAM F|P BYTES``, one record a line) and its rotated
+files into `Record` values. Reads only: the supervisor writes. Source: the Kubernetes container
+runtime interface's log format, as `mlsched.adapters.local` writes it.
+"""
+
+from __future__ import annotations
+
+import heapq
+import os
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+from msgspec import Struct
+
+CHUNK_BYTES = 1 << 20
+"""Read at once: more than a rank writes between two looks, less than a laptop notices."""
+
+_FLAG_AT = len("2026-11-26T13:00:00.123456789Z stdout ")
+_DATA_AT = _FLAG_AT + 2
+_NAME = re.compile(r"rank-(\d{1,6})\.log(?:\.(\d{1,6}))?")
+
+
+class Record(Struct, frozen=True):
+    """A line of output, or a part of one."""
+
+    rank: int
+    at: str
+    """RFC 3339 UTC with nanoseconds, so that text order is time order."""
+    stream: str
+    """``stdout`` or ``stderr``."""
+    ends_line: bool
+    data: bytes
+    """Without the newline."""
+
+    @property
+    def raw(self) -> bytes:
+        """The bytes as the job wrote them."""
+        return self.data + b"\n" if self.ends_line else self.data
+
+
+def parse_record(rank: int, line: bytes) -> Record | None:
+    """One record; None for a line that is none."""
+    stream = line[_FLAG_AT - 7 : _FLAG_AT - 1]
+    flag = line[_FLAG_AT : _FLAG_AT + 1]
+    if stream not in (b"stdout", b"stderr") or flag not in (b"F", b"P"):
+        return None
+    at = line[: _FLAG_AT - 8].decode("ascii", "replace")
+    return Record(rank, at, stream.decode(), flag == b"F", line[_DATA_AT:])
+
+
+def find_ranks(directory: Path) -> list[int]:
+    """Ranks that have a log here, ascending."""
+    return sorted({rank for rank, _, _ in _log_files(directory)})
+
+
+def _log_files(directory: Path) -> list[tuple[int, int, os.DirEntry[str]]]:
+    """Rank, rotation number (0 is the newest) and entry of each log file."""
+    try:
+        with os.scandir(directory) as entries:
+            found = [(entry, _NAME.fullmatch(entry.name)) for entry in entries]
+    except OSError:
+        return []
+    return [(int(name[1]), int(name[2] or 0), entry) for entry, name in found if name]
+
+
+class RankLog:
+    """Reads the log of one rank from the start, through rotations, as it grows.
+
+    A record that is cut off is left for the next read, from the file and not from memory: the
+    supervisor takes such a record back when the disk was full.
+    """
+
+    def __init__(self, directory: Path, rank: int) -> None:
+        self._directory = directory
+        self._rank = rank
+        self._handle = -1
+        self._offset = 0
+        self._inode = 0
+
+    def close(self) -> None:
+        """Close the open file."""
+        if self._handle >= 0:
+            os.close(self._handle)
+            self._handle = -1
+
+    def read(self) -> list[Record]:
+        """The next records, at most about a mebibyte; empty when there are no more now."""
+        while True:
+            if self._handle < 0 and not self._open_next():
+                return []
+            rotated = self._is_rotated()
+            records = self._read_chunk()
+            if records or not rotated:
+                return records
+            self.close()
+
+    def skip_to_tail(self, lines: int) -> None:
+        """Go to where about the last ``lines`` lines of all files begin, or a little before."""
+        left = lines
+        for path in reversed(self._ordered()):
+            offset, found = _tail_offset(path, left)
+            left -= found
+            if left <= 0 or path == self._ordered()[0]:
+                self._open(path, offset)
+                return
+
+    def _read_chunk(self) -> list[Record]:
+        size = CHUNK_BYTES
+        while True:
+            data = os.pread(self._handle, size, self._offset)
+            end = data.rfind(b"\n") + 1
+            if end or len(data) < size:
+                break
+            size *= 2
+        self._offset += end
+        lines = data[:end].split(b"\n")[:-1]
+        return [record for line in lines if (record := parse_record(self._rank, line))]
+
+    def _is_rotated(self) -> bool:
+        newest = self._directory / f"rank-{self._rank}.log"
+        try:
+            return newest.stat().st_ino != self._inode
+        except OSError:
+            return False
+
+    def _ordered(self) -> list[Path]:
+        found = [
+            (-number, entry.path)
+            for rank, number, entry in _log_files(self._directory)
+            if rank == self._rank
+        ]
+        return [Path(path) for _, path in sorted(found)]
+
+    def _open_next(self) -> bool:
+        """Open the file after the one read last: the oldest that is left at the start."""
+        paths = self._ordered()
+        for position, path in enumerate(paths):
+            try:
+                if path.stat().st_ino == self._inode:
+                    return position + 1 < len(paths) and self._open(paths[position + 1], 0)
+            except OSError:
+                continue
+        return bool(paths) and self._open(paths[0], 0)
+
+    def _open(self, path: Path, offset: int) -> bool:
+        try:
+            handle = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
+        except OSError:
+            return False
+        self.close()
+        self._handle, self._offset, self._inode = handle, offset, os.fstat(handle).st_ino
+        return True
+
+
+def _tail_offset(path: Path, lines: int) -> tuple[int, int]:
+    """Where the last lines of a file begin, and how many lines lie behind that place."""
+    found = 0
+    block = 64 * 1024
+    with path.open("rb") as file:
+        end = position = file.seek(0, os.SEEK_END)
+        while position > 0 and found <= lines:
+            position = max(0, position - block)
+            file.seek(position)
+            data = file.read(end - position)
+            begin = 0 if position == 0 else data.find(b"\n") + 1
+            found = sum(line[_FLAG_AT : _FLAG_AT + 1] == b"F" for line in data[begin:].split(b"\n"))
+            block *= 2
+    return (position + begin, found) if end else (0, 0)
+
+
+class AttemptLog:
+    """The logs of all ranks of one attempt, or of one rank.
+
+    Args:
+        directory: The attempt directory; it need not exist yet.
+        rank: Only this rank; None for all.
+    """
+
+    def __init__(self, directory: Path, rank: int | None = None) -> None:
+        self._directory = directory
+        self._rank = rank
+        self._logs: dict[int, RankLog] = {}
+
+    def close(self) -> None:
+        """Close all files."""
+        for log in self._logs.values():
+            log.close()
+
+    def read(self) -> list[Record]:
+        """What was written since the last read, rank by rank."""
+        for rank in find_ranks(self._directory):
+            if rank not in self._logs and self._rank in (None, rank):
+                self._logs[rank] = RankLog(self._directory, rank)
+        return [record for log in self._logs.values() for record in log.read()]
+
+
+def read_attempt(
+    directory: Path, rank: int | None = None, *, tail: int | None = None, since: str = ""
+) -> Iterator[Record]:
+    """Records of an attempt in the order of their times, to the end of what is there now.
+
+    Args:
+        directory: The attempt directory.
+        rank: Only this rank; None for all.
+        tail: Only the last so many lines in all; None for everything.
+        since: Only records at this RFC 3339 time or later.
+    """
+    ranks = [one for one in find_ranks(directory) if rank in (None, one)]
+    streams = [_read_rank(directory, one, tail) for one in ranks]
+    merged = heapq.merge(*streams, key=lambda record: record.at)
+    chosen = (record for record in merged if record.at >= since)
+    return chosen if tail is None else iter(_last_lines(chosen, tail))
+
+
+def _read_rank(directory: Path, rank: int, tail: int | None) -> Iterator[Record]:
+    log = RankLog(directory, rank)
+    try:
+        if tail is not None:
+            log.skip_to_tail(tail)
+        while records := log.read():
+            yield from records
+    finally:
+        log.close()
+
+
+def _last_lines(records: Iterator[Record], lines: int) -> list[Record]:
+    """The records of the last lines; parts of a line belong to it."""
+    kept: list[Record] = []
+    for record in records:
+        kept.append(record)
+        if len(kept) > 2 * lines + 4096:
+            kept = _cut_to_lines(kept, lines)
+    return _cut_to_lines(kept, lines)
+
+
+def _cut_to_lines(records: list[Record], lines: int) -> list[Record]:
+    if lines <= 0:
+        return []
+    left = lines + (1 if records and records[-1].ends_line else 0)
+    for position in range(len(records) - 1, -1, -1):
+        left -= records[position].ends_line
+        if left <= 0:
+            return records[position + 1 :]
+    return records

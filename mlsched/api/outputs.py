@@ -1,0 +1,64 @@
+"""A job's output as lines of text, for Python: `Job.logs`."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+from mlsched.api.client import connect
+from mlsched.api.following import Follower, Output
+from mlsched.api.logs import Record, read_attempt
+
+
+class JobOutput:
+    """The lines of a job's output: iterate over them, or print them all.
+
+    Args:
+        job_id: Whose output.
+        follow: Go on until the job ends.
+        rank: Only this rank; None for all.
+        tail: Only the last so many lines.
+    """
+
+    def __init__(self, job_id: str, *, follow: bool, rank: int | None, tail: int | None) -> None:
+        self._job_id = job_id
+        self._follow = follow
+        self._rank = rank
+        self._tail = tail
+
+    def __iter__(self) -> Iterator[str]:
+        """Lines without their newlines; bytes that are not UTF-8 become U+FFFD."""
+        return join_lines(self._records())
+
+    def __str__(self) -> str:
+        return "\n".join(self)
+
+    def __repr__(self) -> str:
+        return "<output of a job: iterate over it>" if self._follow else str(self)
+
+    def _records(self) -> Iterator[Record]:
+        client = connect()
+        if not self._follow:
+            directory = client.call("show", job=self._job_id).get("directory")
+            if directory:
+                yield from read_attempt(Path(directory), self._rank, tail=self._tail)
+            return
+        newest = lambda job: int(job["attempt"])  # noqa: E731 - one expression, used once
+        with Follower(client, [self._job_id], rank=self._rank, first_attempt=newest) as follower:
+            for item in follower:
+                if isinstance(item, Output):
+                    yield item.record
+
+
+def join_lines(records: Iterable[Record]) -> Iterator[str]:
+    """Whole lines of records, whose parts may alternate between ranks and streams."""
+    parts: dict[tuple[int, str], bytes] = {}
+    for record in records:
+        key = (record.rank, record.stream)
+        data = parts.pop(key, b"") + record.data
+        if record.ends_line:
+            yield data.decode(errors="replace")
+        else:
+            parts[key] = data
+    for data in parts.values():
+        yield data.decode(errors="replace")

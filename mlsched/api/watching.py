@@ -1,0 +1,132 @@
+"""Follows jobs to a state, whatever happens to the service meanwhile.
+
+Turns the ``watch`` stream into JOB objects; a stream that breaks, because the service was killed or
+upgraded, is opened again. Used by ``run``, ``wait``, ``logs -f``, `Job.result` and callbacks.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable, Sequence
+from types import TracebackType
+from typing import Any, Self
+
+from mlsched.api.client import Client, Stream, TornReplyError
+from mlsched.errors import UnreachableError
+
+JsonObject = dict[str, Any]
+
+ENDED_STATES = frozenset({"SUCCEEDED", "FAILED", "CANCELLED"})
+EXIT_FAILED = 100
+EXIT_CANCELLED = 103
+
+REOPEN_S_MAX = 30.0
+"""How long a broken stream is opened again and again before it is an error."""
+
+_REOPEN_PAUSE_S = 0.1
+
+
+class JobWatch:
+    """Jobs and their changes, from now until all have reached a state.
+
+    Args:
+        client: Where to ask.
+        jobs: Names or ids; an array stands for its elements.
+        until: ``ended``, or ``running`` (an end counts too).
+
+    Attributes:
+        jobs: The newest JOB object of each job that was seen, by id.
+        is_over: True when all have reached ``until``.
+    """
+
+    def __init__(self, client: Client, jobs: Sequence[str], until: str = "ended") -> None:
+        self._client = client
+        self._names = list(jobs)
+        self._until = until
+        self._stream: Stream | None = None
+        self._broken_at: float | None = None
+        self.jobs: dict[str, JsonObject] = {}
+        self.is_over = not self._names
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Stop watching."""
+        if self._stream is not None:
+            self._stream.close()
+            self._stream = None
+
+    def poll(self, timeout_s: float) -> list[JsonObject]:
+        """JOB objects that are new or changed, waiting for at most ``timeout_s`` seconds.
+
+        Raises:
+            NotFoundError: a job does not exist.
+            UnreachableError: the service is gone and does not come back.
+        """
+        if self.is_over:
+            return []
+        try:
+            if self._stream is None:
+                self._stream = self._open()
+            events = self._stream.poll(timeout_s)
+            self._broken_at = None
+        except (TornReplyError, ConnectionError):
+            self._reopen_later()
+            return []
+        for event in events:
+            self.jobs[event["id"]] = event
+        if self._stream.is_over:
+            self.close()
+            self.is_over = True
+        return events
+
+    def wait(self, timeout_s: float | None = None) -> bool:
+        """Block until all have reached the state; False when the time is over before."""
+        deadline = None if timeout_s is None else time.monotonic() + timeout_s
+        while not self.is_over:
+            left_s = 3600.0 if deadline is None else deadline - time.monotonic()
+            if left_s <= 0:
+                return False
+            self.poll(left_s)
+        return True
+
+    def _open(self) -> Stream:
+        return self._client.stream("watch", jobs=self._names, until=self._until, timeout_s=None)
+
+    def _reopen_later(self) -> None:
+        self.close()
+        now = time.monotonic()
+        self._broken_at = self._broken_at or now
+        if now - self._broken_at > REOPEN_S_MAX:
+            raise UnreachableError(
+                "the service ended and does not come back.", "Run 'mlsched doctor'. Jobs go on."
+            )
+        time.sleep(_REOPEN_PAUSE_S)
+
+
+def exit_code_of_job(job: JsonObject) -> int:
+    """What a command that waited for this job exits with.
+
+    The job's own code when it ran to one (128 + n for signal n), 103 cancelled, 100 failed without
+    an exit code, 0 for success and for a job that has not ended.
+    """
+    state = job["state"]
+    if state == "CANCELLED":
+        return EXIT_CANCELLED
+    if state == "FAILED":
+        return int(job.get("exit_code") or EXIT_FAILED)
+    return 0
+
+
+def exit_code_of_jobs(jobs: Iterable[JsonObject]) -> int:
+    """The highest exit code of several jobs, or of the elements of an array."""
+    return max(map(exit_code_of_job, jobs), default=0)
