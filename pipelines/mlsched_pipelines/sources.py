@@ -1,0 +1,299 @@
+"""Sources: where a plan reads from. Each cuts its input into splits and reads one split as blocks.
+
+A source is a frozen value that travels with the plan. `Source` is the whole contract, for sources
+of your own too. Fields that the contract of a source does not name are not read.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from hashlib import blake2b
+from itertools import pairwise
+from pathlib import Path
+from typing import Protocol, TypeVar, runtime_checkable
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.ipc
+import pyarrow.parquet as pq
+from msgspec import Struct
+
+from mlsched.errors import NotFoundError, PipelineError
+from mlsched_pipelines.csvs import CsvSource
+from mlsched_pipelines.rows import Block, RowLedger
+from mlsched_pipelines.schema import Contract, as_contract, check_fields, conform
+from mlsched_pipelines.splits import Fingerprint, Pin, Split, check_pin, pin_file
+
+SPLIT_BYTES = 32 << 20
+"""Input of one task: a task's fixed cost (about 5 ms) vanishes, and its rows fit into memory."""
+
+BATCH_ROWS = 64 << 10
+
+Paths = str | Path | Sequence[str | Path]
+T = TypeVar("T")
+
+
+@runtime_checkable
+class Source(Protocol):
+    """Where rows come from. All methods depend on the input and the options alone."""
+
+    @property
+    def contract(self) -> Contract:
+        """The fields that are read, and what their values keep."""
+
+    def identity(self) -> bytes:
+        """Bytes of every option that changes what is read; splits have their own identity."""
+
+    def splits(self) -> tuple[Split, ...]:
+        """Cut the input; reads headers or footers and checks them against the contract."""
+
+    def read(self, split: Split, ledger: RowLedger) -> Iterator[Block]:
+        """The rows of one split in order; counts them, and rejects what cannot be read as a row."""
+
+    def first_row(self, split: Split) -> int:
+        """Rows of the file before the split, for messages."""
+
+
+class ParquetSource(Struct, frozen=True):
+    """Parquet files; one split for each run of row groups. Make it with `parquet`."""
+
+    paths: tuple[str, ...]
+    contract: Contract
+    split_bytes: int = SPLIT_BYTES
+    fingerprint: Fingerprint = "content"
+
+    def identity(self) -> bytes:
+        """See `Source.identity`."""
+        return b"parquet:" + self.contract.identity()
+
+    def splits(self) -> tuple[Split, ...]:
+        """Runs of row groups of at most ``split_bytes`` each, by the sizes in the footers."""
+        found: list[Split] = []
+        for path in self.paths:
+            pin = pin_file(path, self.fingerprint)
+            with _opened(path, pq.ParquetFile) as file:
+                check_fields(self.contract, file.schema_arrow, path)
+                groups = file.metadata.num_row_groups
+                sizes = [file.metadata.row_group(group).total_byte_size for group in range(groups)]
+            found.extend(_group(pin, sizes, self.split_bytes, len(found)))
+        return tuple(found)
+
+    def read(self, split: Split, ledger: RowLedger) -> Iterator[Block]:
+        """See `Source.read`."""
+        check_pin(split.pin)
+        with _opened(split.pin.path, pq.ParquetFile) as file:
+            groups = list(range(split.start, split.stop))
+            batches = file.iter_batches(
+                BATCH_ROWS, row_groups=groups, columns=self.contract.schema.names, use_threads=False
+            )
+            yield from _blocks(self.contract, batches, split, ledger)
+        check_pin(split.pin)
+
+    def first_row(self, split: Split) -> int:
+        """Rows in the row groups before the split."""
+        with _opened(split.pin.path, pq.ParquetFile) as file:
+            return sum(file.metadata.row_group(group).num_rows for group in range(split.start))
+
+
+class ArrowSource(Struct, frozen=True):
+    """Arrow IPC files; one split for each run of record batches. Make it with `arrow`."""
+
+    paths: tuple[str, ...]
+    contract: Contract
+    split_bytes: int = SPLIT_BYTES
+    fingerprint: Fingerprint = "content"
+
+    def identity(self) -> bytes:
+        """See `Source.identity`."""
+        return b"arrow:" + self.contract.identity()
+
+    def splits(self) -> tuple[Split, ...]:
+        """Runs of record batches of about ``split_bytes``, as if all of a file were equal."""
+        found: list[Split] = []
+        for path in self.paths:
+            pin = pin_file(path, self.fingerprint)
+            with _opened(path, pa.ipc.open_file) as file:
+                check_fields(self.contract, file.schema, path)
+                batches = file.num_record_batches
+            sizes = [pin.size_bytes // max(1, batches)] * batches
+            found.extend(_group(pin, sizes, self.split_bytes, len(found)))
+        return tuple(found)
+
+    def read(self, split: Split, ledger: RowLedger) -> Iterator[Block]:
+        """See `Source.read`."""
+        check_pin(split.pin)
+        with _opened(split.pin.path, pa.ipc.open_file) as file:
+            names = self.contract.schema.names
+            batches = (file.get_batch(at).select(names) for at in range(split.start, split.stop))
+            yield from _blocks(self.contract, batches, split, ledger)
+        check_pin(split.pin)
+
+    def first_row(self, split: Split) -> int:
+        """Rows in the batches before the split."""
+        with _opened(split.pin.path, pa.ipc.open_file) as file:
+            return sum(file.get_batch(at).num_rows for at in range(split.start))
+
+
+class TableSource(Struct, frozen=True):
+    """A table in memory, which travels inside the plan. Make it with `table`."""
+
+    data: pa.Table
+    contract: Contract
+    split_rows: int = 1 << 20
+
+    def identity(self) -> bytes:
+        """See `Source.identity`."""
+        return b"table:" + self.contract.identity()
+
+    def splits(self) -> tuple[Split, ...]:
+        """Runs of ``split_rows`` rows."""
+        check_fields(self.contract, self.data.schema, "the table")
+        pin = Pin("the table", self.data.nbytes, 0, _digest_table(self.data))
+        starts = range(0, self.data.num_rows, self.split_rows)
+        stops = (min(start + self.split_rows, self.data.num_rows) for start in starts)
+        return tuple(
+            Split(i, pin, *range_) for i, range_ in enumerate(zip(starts, stops, strict=True))
+        )
+
+    def read(self, split: Split, ledger: RowLedger) -> Iterator[Block]:
+        """See `Source.read`."""
+        part = self.data.select(self.contract.schema.names).slice(
+            split.start, split.stop - split.start
+        )
+        yield from _blocks(self.contract, part.to_batches(max_chunksize=BATCH_ROWS), split, ledger)
+
+    def first_row(self, split: Split) -> int:
+        """Rows of the table before the split."""
+        return split.start
+
+
+def csv(
+    paths: Paths,
+    schema: pa.Schema | Contract,
+    *,
+    delimiter: str = ",",
+    null_values: Sequence[str] = ("",),
+    split_bytes: int = SPLIT_BYTES,
+    fingerprint: Fingerprint = "content",
+) -> CsvSource:
+    """CSV files with a header line, read by the schema (nothing is guessed from the data).
+
+    Args:
+        paths: A path, a glob pattern, or several; a pattern's files are read in sorted order.
+        schema: The fields to read, by header name, with their types and checks.
+        delimiter: One character.
+        null_values: Cells that mean null in fields that are not text; text keeps them as they are.
+        split_bytes: Bytes of one task. Cells must not contain line ends, unless this is 0: then a
+            file is one split and quoted cells may.
+        fingerprint: How a file is recognised: see `mlsched_pipelines.splits.Fingerprint`.
+    """
+    return CsvSource(
+        _expand(paths), as_contract(schema), delimiter, tuple(null_values), split_bytes, fingerprint
+    )
+
+
+def parquet(
+    paths: Paths,
+    schema: pa.Schema | Contract | None = None,
+    *,
+    split_bytes: int = SPLIT_BYTES,
+    fingerprint: Fingerprint = "content",
+) -> ParquetSource:
+    """Parquet files; without a schema that of the first file is the contract for all."""
+    files = _expand(paths)
+    if schema is None:
+        with _opened(files[0], pq.ParquetFile) as file:
+            schema = file.schema_arrow.remove_metadata()
+    return ParquetSource(files, as_contract(schema), split_bytes, fingerprint)
+
+
+def arrow(
+    paths: Paths,
+    schema: pa.Schema | Contract | None = None,
+    *,
+    split_bytes: int = SPLIT_BYTES,
+    fingerprint: Fingerprint = "content",
+) -> ArrowSource:
+    """Arrow IPC files (Feather V2); without a schema the first file's is the contract for all."""
+    files = _expand(paths)
+    if schema is None:
+        with _opened(files[0], pa.ipc.open_file) as file:
+            schema = file.schema.remove_metadata()
+    return ArrowSource(files, as_contract(schema), split_bytes, fingerprint)
+
+
+def table(
+    data: pa.Table, schema: pa.Schema | Contract | None = None, *, split_rows: int = 1 << 20
+) -> TableSource:
+    """A table in memory; cost: it is hashed once when the plan is made."""
+    return TableSource(
+        data,
+        as_contract(schema if schema is not None else data.schema.remove_metadata()),
+        split_rows,
+    )
+
+
+def _expand(paths: Paths) -> tuple[str, ...]:
+    given = [paths] if isinstance(paths, (str, Path)) else list(paths)
+    found: list[str] = []
+    for path in map(str, given):
+        matches = _matches(Path(path).absolute())
+        if not matches:
+            raise NotFoundError(f"No input file matches {path!r}.")
+        found.extend(matches)
+    if not found:
+        raise NotFoundError("A source needs at least one input file, found none.")
+    return tuple(str(Path(path).absolute()) for path in found)
+
+
+def _matches(pattern: Path) -> list[str]:
+    """The files of a pattern in sorted order; a plain path is itself, there or not."""
+    if not any(mark in str(pattern) for mark in "*?["):
+        return [str(pattern)]
+    root = Path(pattern.anchor)
+    return sorted(str(found) for found in root.glob(str(pattern.relative_to(root))))
+
+
+def _opened(path: str, opener: Callable[[str], T]) -> T:
+    try:
+        return opener(path)
+    except FileNotFoundError:
+        raise NotFoundError(f"There is no input file {path}.") from None
+    except (pa.ArrowInvalid, OSError) as error:
+        raise PipelineError(f"The input file {path} cannot be read: {error}.") from error
+
+
+def _group(pin: Pin, sizes: list[int], split_bytes: int, first_index: int) -> list[Split]:
+    """Neighbouring pieces together until they reach ``split_bytes``; a larger piece stays alone."""
+    cuts, held = [0], 0
+    for at, size in enumerate(sizes):
+        if held and held + size > split_bytes:
+            cuts.append(at)
+            held = 0
+        held += size
+    if len(sizes) > 0:
+        cuts.append(len(sizes))
+    ranges = pairwise(cuts)
+    return [Split(first_index + i, pin, start, stop) for i, (start, stop) in enumerate(ranges)]
+
+
+def _blocks(
+    contract: Contract,
+    batches: Iterator[pa.RecordBatch] | list[pa.RecordBatch],
+    split: Split,
+    ledger: RowLedger,
+) -> Iterator[Block]:
+    start = 0
+    for batch in batches:
+        ledger.rows_in += batch.num_rows
+        rows = np.arange(start, start + batch.num_rows, dtype=np.int64)
+        start += batch.num_rows
+        yield Block(conform(contract, batch, split.pin.path), rows)
+
+
+def _digest_table(data: pa.Table) -> str:
+    digest = blake2b(digest_size=16)
+    digest.update(data.schema.serialize())
+    for batch in data.combine_chunks().to_batches():
+        digest.update(batch.serialize())
+    return digest.hexdigest()
