@@ -1,0 +1,106 @@
+"""Reading a dataset: one manifest version, resolved once, whatever is committed meanwhile."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from hashlib import blake2b
+from pathlib import Path
+
+import msgspec
+import pyarrow as pa
+from msgspec import Struct
+
+from mlsched.errors import NotFoundError
+from mlsched_pipelines.manifests import FileRecord, RunRecord
+from mlsched_pipelines.rows import REJECTS_SCHEMA
+from mlsched_pipelines.schema import unknown_field
+from mlsched_pipelines.stores.commits import read_manifest
+from mlsched_pipelines.stores.shards import check_content, check_size, read_shard
+
+
+class Dataset(Struct, frozen=True):
+    """The shards of one version, or some of its partitions; make it with `open_dataset`."""
+
+    root: Path
+    version: int
+    schema: pa.Schema
+    files: tuple[FileRecord, ...]
+    runs: tuple[RunRecord, ...]
+
+    @property
+    def rows(self) -> int:
+        """Number of rows."""
+        return sum(file.rows for file in self.files)
+
+    @property
+    def size_bytes(self) -> int:
+        """Bytes of the shards."""
+        return sum(file.size_bytes for file in self.files)
+
+    @property
+    def digest(self) -> str:
+        """Name of the content: equal for equal shards in equal order."""
+        sums = "\n".join(file.checksum for file in self.files)
+        return blake2b(sums.encode(), digest_size=16).hexdigest()
+
+    def where(self, **partition: str) -> Dataset:
+        """The shards of some partitions, by the column that the dataset was written by.
+
+        Raises:
+            SchemaMismatchError: the dataset is not partitioned by that column.
+            NotFoundError: no shard has that value.
+        """
+        kept = self.files
+        for column, value in partition.items():
+            values = {file.partition[column] for file in self.files if column in file.partition}
+            if not values:
+                known = sorted({name for file in self.files for name in file.partition})
+                raise unknown_field(column, known, f"{self.root} is not partitioned by")
+            if value not in values:
+                raise NotFoundError(
+                    f"{self.root} has no {column}={value!r}, only {sorted(values)}."
+                )
+            kept = tuple(file for file in kept if file.partition.get(column) == value)
+        return msgspec.structs.replace(self, files=kept)
+
+    def batches(self, columns: Sequence[str] | None = None) -> Iterator[pa.RecordBatch]:
+        """All record batches in order, over mapped memory."""
+        for file in self.files:
+            table = read_shard(self.root, file)
+            yield from (table if columns is None else table.select(list(columns))).to_batches()
+
+    def to_table(self, columns: Sequence[str] | None = None) -> pa.Table:
+        """All rows, over mapped memory; nothing is read before it is touched."""
+        schema = (
+            self.schema if columns is None else pa.schema([self.schema.field(c) for c in columns])
+        )
+        return pa.Table.from_batches(self.batches(columns), schema)
+
+    def rejects(self) -> pa.Table:
+        """The rows that the runs set aside: file, row (from 1), field, expected, found, raw."""
+        tables = [read_shard(self.root, file) for run in self.runs for file in run.rejects]
+
+        return pa.concat_tables(tables) if tables else REJECTS_SCHEMA.empty_table()
+
+    def verify(self) -> None:
+        """Read every byte and compare the checksums (about 1 GB/s a core).
+
+        Raises:
+            PipelineError: a shard is missing or damaged; the message names it.
+        """
+        for file in self.files:
+            check_content(self.root, file)
+
+
+def open_dataset(path: str | Path, *, version: int | None = None) -> Dataset:
+    """Open a version of a dataset, the newest by default; checks that every shard has its size.
+
+    Raises:
+        NotFoundError: nothing was published there, or not that version.
+        PipelineError: the manifest or a shard is damaged.
+    """
+    root = Path(path).absolute()
+    manifest = read_manifest(root, version)
+    for file in manifest.files:
+        check_size(root, file)
+    return Dataset(root, manifest.version, manifest.schema, manifest.files, manifest.runs)

@@ -1,0 +1,270 @@
+"""Shards: Arrow IPC files that a feed can map into memory and index without parsing rows.
+
+Record batches are uncompressed and equally long but for the last. Each body begins at a multiple of
+64 bytes: Arrow's writer pads to 8, so a custom metadata entry of the right length fills the rest.
+With batches of a multiple of 512 rows every fixed-width column before the first variable-length one
+is then 64-byte aligned as well. The file's name carries its checksum, so a file is never
+overwritten with other content.
+"""
+
+from __future__ import annotations
+
+import io
+import math
+import os
+from hashlib import blake2b
+from io import RawIOBase
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.ipc
+
+from mlsched.errors import PipelineError
+from mlsched_pipelines.manifests import ColumnStats, FileRecord, Plain
+from mlsched_pipelines.stores.files import sync_folder, temporary_path
+
+ALIGNMENT_BYTES = 64
+BATCH_ROWS_MIN, BATCH_ROWS_MAX = 256, 4096
+CHECKSUM_BYTES = 32
+READ_BYTES = 1 << 20
+_TEXT_MAX = 64
+
+
+def rows_per_batch(size_bytes: int, rows: int, batch_bytes: int) -> int:
+    """Rows of a batch of about ``batch_bytes``, by the size of some rows: 256, 512, 1024..4096."""
+    fit = batch_bytes * rows // max(1, size_bytes)
+    if fit < 2 * BATCH_ROWS_MIN:
+        return BATCH_ROWS_MIN
+    return min(fit // 512 * 512, BATCH_ROWS_MAX)
+
+
+class ShardWriter:
+    """Write one shard; memory: at most two batches.
+
+    Args:
+        root: The dataset's directory.
+        folder: Where the file goes, within it.
+        stem: First part of the file's name.
+        schema: Of every batch.
+        batch_bytes: Aim for a record batch.
+        partition: Column and value that all rows share.
+    """
+
+    def __init__(
+        self,
+        root: Path,
+        folder: Path,
+        stem: str,
+        schema: pa.Schema,
+        *,
+        batch_bytes: int,
+        partition: dict[str, str] | None = None,
+    ) -> None:
+        self.size_bytes = 0
+        self._root, self._folder, self._stem, self._schema = root, folder, stem, schema
+        self._batch_bytes, self._partition = batch_bytes, partition or {}
+        self._temporary = temporary_path(folder)
+        self._file = _HashedFile(self._temporary)
+        self._writer = pa.ipc.new_file(pa.PythonFile(self._file, "w"), schema)
+        self._header_bytes, self._pads = _measure_pads(schema)
+        self._waiting: list[pa.RecordBatch] = []
+        self._waiting_rows = self._waiting_bytes = self._rows = self._batch_rows = 0
+        self._stats: dict[str, ColumnStats] = {}
+
+    def write(self, batch: pa.RecordBatch) -> None:
+        """Add rows; they are written once a batch is full."""
+        self._waiting.append(batch)
+        self._waiting_rows += batch.num_rows
+        self._waiting_bytes += batch.nbytes
+        enough = self._waiting_rows >= BATCH_ROWS_MAX or self._waiting_bytes >= self._batch_bytes
+        if not self._batch_rows and enough and self._waiting_rows >= BATCH_ROWS_MIN:
+            self._batch_rows = rows_per_batch(
+                self._waiting_bytes, self._waiting_rows, self._batch_bytes
+            )
+        if self._batch_rows:
+            self._flush(self._batch_rows)
+
+    def close(self) -> FileRecord:
+        """Write the rest, flush to disk and give the file its name."""
+        if self._waiting_rows and not self._batch_rows:
+            self._batch_rows = rows_per_batch(
+                self._waiting_bytes, self._waiting_rows, self._batch_bytes
+            )
+        if self._waiting_rows:
+            self._flush(self._batch_rows)
+            self._flush(1)
+        self._writer.close()
+        self._file.sync()
+        self._file.close()
+        checksum = self._file.digest.hexdigest()
+        path = self._folder / f"{self._stem}-{checksum[:16]}.arrow"
+        self._temporary.replace(path)
+        sync_folder(self._folder)
+        where = path.relative_to(self._root).as_posix()
+        size, rows = self._file.written, self._rows
+        return FileRecord(
+            where, size, rows, self._batch_rows or 1, checksum, self._partition, self._stats
+        )
+
+    def abandon(self) -> None:
+        """Close and remove what was written so far."""
+        self._file.close()
+        self._temporary.unlink(missing_ok=True)
+
+    def _flush(self, rows_min: int) -> None:
+        if self._waiting_rows < rows_min:
+            return
+        table = pa.Table.from_batches(self._waiting, self._schema).combine_chunks()
+        whole = table.to_batches()[0]
+        at = 0
+        while whole.num_rows - at >= rows_min and at < whole.num_rows:
+            part = whole.slice(at, self._batch_rows)
+            self._write_batch(part)
+            at += part.num_rows
+        rest = whole.slice(at)
+        self._waiting = [rest] if rest.num_rows else []
+        self._waiting_rows, self._waiting_bytes = rest.num_rows, rest.nbytes
+
+    def _write_batch(self, batch: pa.RecordBatch) -> None:
+        start = self._file.written or self._header_bytes
+        pad = self._pads[start % ALIGNMENT_BYTES]
+        self._writer.write_batch(batch, custom_metadata={"pad": " " * pad})
+        self._rows += batch.num_rows
+        self.size_bytes = self._file.written
+        for name, column in zip(batch.schema.names, batch.columns, strict=True):
+            self._stats[name] = _merge_stats(self._stats.get(name), column)
+
+
+class _HashedFile(RawIOBase):
+    """A file that hashes what is written to it."""
+
+    def __init__(self, path: Path) -> None:
+        self.digest = blake2b(digest_size=CHECKSUM_BYTES)
+        self.written = 0
+        self._handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)
+
+    def writable(self) -> bool:
+        return True
+
+    def write(self, data: Any) -> int:
+        view = memoryview(data).cast("B")
+        self.digest.update(view)
+        done = 0
+        while done < len(view):
+            done += os.write(self._handle, view[done:])
+        self.written += done
+        return done
+
+    def tell(self) -> int:
+        return self.written
+
+    def sync(self) -> None:
+        """Make the content survive a power cut."""
+        os.fsync(self._handle)
+
+    def close(self) -> None:
+        if not self.closed:
+            os.close(self._handle)
+        super().close()
+
+
+def _measure_pads(schema: pa.Schema) -> tuple[int, dict[int, int]]:
+    """Size of the file's header, and by position (modulo 64) the pad that aligns the next body."""
+    empty = pa.RecordBatch.from_pylist([], schema=schema)
+    pads: dict[int, int] = {}
+    header = 0
+    for pad in range(ALIGNMENT_BYTES + 8):
+        sink = io.BytesIO()
+        writer = pa.ipc.new_file(sink, schema)
+        writer.write_batch(empty, custom_metadata={"pad": " " * pad})
+        first = sink.tell()
+        writer.write_batch(empty, custom_metadata={"pad": " " * pad})
+        message = sink.tell() - first
+        header = first - message
+        pads.setdefault(-message % ALIGNMENT_BYTES, pad)
+        writer.close()
+    return header, pads
+
+
+def _merge_stats(so_far: ColumnStats | None, column: pa.Array) -> ColumnStats:
+    low, high = _min_max(column)
+    if so_far is None:
+        return ColumnStats(low, high, column.null_count)
+    lows = [each for each in (so_far.min, low) if each is not None]
+    highs = [each for each in (so_far.max, high) if each is not None]
+    nulls = so_far.nulls + column.null_count
+    return ColumnStats(min(lows, default=None), max(highs, default=None), nulls)
+
+
+def _min_max(column: pa.Array) -> tuple[Plain, Plain]:
+    kind = column.type
+    numeric = pa.types.is_integer(kind) or pa.types.is_floating(kind) or pa.types.is_boolean(kind)
+    if not (numeric or pa.types.is_temporal(kind) or pa.types.is_string(kind)) or len(column) == 0:
+        return None, None
+    found = pc.min_max(column)
+    return _plain(found["min"].as_py()), _plain(found["max"].as_py())
+
+
+def _plain(value: Any) -> Plain:
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    if value is None or isinstance(value, (bool, int, float)):
+        return value
+    text = str(value)
+    return text if len(text) <= _TEXT_MAX else None
+
+
+def check_size(root: Path, file: FileRecord) -> None:
+    """The shard is there with its recorded size: cheap, done whenever a dataset is opened.
+
+    Raises:
+        PipelineError: it is missing, truncated or longer.
+    """
+    path = root / file.path
+    try:
+        found = path.stat().st_size
+    except FileNotFoundError:
+        raise PipelineError(
+            f"The shard {path} is missing.", "Restore it, or run its pipeline again."
+        ) from None
+    if found != file.size_bytes:
+        raise PipelineError(
+            f"The shard {path} is damaged: expected {file.size_bytes} bytes, found {found}.",
+            "Restore it, or remove the dataset and run its pipeline again.",
+        )
+
+
+def check_content(root: Path, file: FileRecord) -> None:
+    """The shard has its recorded checksum; reads every byte (about 1 GB/s a core).
+
+    Raises:
+        PipelineError: any byte differs.
+    """
+    check_size(root, file)
+    digest = blake2b(digest_size=CHECKSUM_BYTES)
+    path = root / file.path
+    with path.open("rb") as opened:
+        while data := opened.read(READ_BYTES):
+            digest.update(data)
+    if digest.hexdigest() != file.checksum:
+        raise PipelineError(
+            f"The shard {path} is damaged: expected checksum {file.checksum[:16]}…, found "
+            f"{digest.hexdigest()[:16]}….",
+            "Restore it, or remove the dataset and run its pipeline again.",
+        )
+
+
+def read_shard(root: Path, file: FileRecord) -> pa.Table:
+    """A shard as a table over mapped memory: nothing is read before it is touched.
+
+    Raises:
+        PipelineError: it is damaged.
+    """
+    check_size(root, file)
+    try:
+        table: pa.Table = pa.ipc.open_file(pa.memory_map(str(root / file.path))).read_all()
+    except (pa.ArrowInvalid, OSError) as error:
+        raise PipelineError(f"The shard {root / file.path} is damaged: {error}.") from error
+    return table
