@@ -1,0 +1,99 @@
+"""What a dead supervisor left behind: found by four kinds of evidence, and killed.
+
+1. Control groups that it made: every member is the job's.
+2. The first process of each rank, by id and start time; it dies with the supervisor, but its
+   session may live on.
+3. ``MLSCHED_JOB_ID`` and ``MLSCHED_ATTEMPT`` in the environment of our own user's processes.
+4. Whatever descends from any of these.
+
+Nothing is killed on weaker evidence: an id that was used again is a stranger.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from pathlib import Path
+
+from mlsched.adapters.local.attempts import AttemptDirectory, Started
+from mlsched.adapters.local.supervisor.limits import list_members, remove_group
+from mlsched.adapters.local.supervisor.trees import (
+    Process,
+    descendants,
+    list_processes,
+    send_signal,
+)
+
+KILL_S = 10.0
+"""Longest time to try; what is still there then cannot be killed."""
+
+PERIOD_S = 0.02
+QUIET_ROUNDS = 2
+"""Rounds in a row that must find nothing: a process may fork while it is looked for."""
+
+
+def kill_leftovers(directory: AttemptDirectory, job_id: str, attempt: int, *, fresh: bool) -> bool:
+    """Kill what is left of an attempt whose supervisor died; blocks for 10 s at most.
+
+    Args:
+        fresh: The death was seen as it happened, so that no id can have been used again since.
+
+    Returns:
+        True when nothing is left.
+    """
+    groups = directory.read_groups()
+    started = directory.read_started()
+    marks = (f"MLSCHED_JOB_ID={job_id}".encode(), f"MLSCHED_ATTEMPT={attempt}".encode())
+    deadline = time.monotonic() + KILL_S
+    quiet = 0
+    while quiet < QUIET_ROUNDS and time.monotonic() < deadline:
+        found = _find(groups, started, marks, fresh)
+        for process in found:
+            send_signal(process.pid, process.start_time, signal.SIGKILL)
+        quiet = 0 if found else quiet + 1
+        time.sleep(PERIOD_S)
+    for group in groups:
+        remove_group(group)
+    return quiet >= QUIET_ROUNDS
+
+
+def _find(
+    groups: list[str], started: Started | None, marks: tuple[bytes, bytes], fresh: bool
+) -> list[Process]:
+    processes = list_processes()
+    members = {pid for group in groups for pid in list_members(group)}
+    sessions = _own_sessions(started, processes, fresh)
+    found = {
+        pid
+        for pid, process in processes.items()
+        if not process.is_dead
+        and (pid in members or process.session in sessions or _has_marks(pid, marks))
+    }
+    found.discard(os.getpid())
+    below = descendants(found, processes)
+    every = {pid: processes[pid] for pid in found} | {process.pid: process for process in below}
+    every.pop(os.getpid(), None)
+    return list(every.values())
+
+
+def _own_sessions(started: Started | None, processes: dict[int, Process], fresh: bool) -> set[int]:
+    """Sessions of ranks that cannot be a stranger's by now."""
+    own = set()
+    for rank in started.ranks if started else ():
+        leader = processes.get(rank.pid)
+        is_leader_ours = leader is not None and leader.start_time == rank.start_time
+        if is_leader_ours or (leader is None and fresh):
+            own.add(rank.pid)
+    return own
+
+
+def _has_marks(pid: int, marks: tuple[bytes, bytes]) -> bool:
+    proc = Path(f"/proc/{pid}")
+    try:
+        if proc.stat().st_uid != os.getuid():
+            return False
+        variables = (proc / "environ").read_bytes().split(b"\0")
+    except OSError:
+        return False
+    return all(mark in variables for mark in marks)

@@ -1,0 +1,336 @@
+"""The actuator of one machine: launches attempts under supervisors, finds them again, stops them.
+
+Turns the commands of the driver into processes, and what becomes of those into the events
+`AttemptStarted` and `AttemptEnded`. All methods are called in the loop's thread, and `emit` is
+called there; files are written in worker threads. Closing never touches a job.
+
+The directory of an attempt is the only truth: whatever this process forgets is read again there.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import errno
+import os
+import signal
+import sys
+import time
+from collections.abc import Callable, Coroutine
+from pathlib import Path
+
+import msgspec
+
+from mlsched.adapters.local import supervisor
+from mlsched.adapters.local.attempts import AttemptDirectory, Started
+from mlsched.adapters.local.conclusions import conclude
+from mlsched.adapters.local.environments import LaunchContext
+from mlsched.adapters.local.launches import build_launch, choose_port
+from mlsched.adapters.local.processes import ProcessIdentity, is_alive, signal_identity
+from mlsched.config import Settings
+from mlsched.errors import SpecError, StoreFullError, TemporaryError
+from mlsched.model.events import AttemptEnded, AttemptStarted, Event
+from mlsched.model.jobs import EndCause, Job, Outcome
+
+PASSED_VARIABLES = ("LD_LIBRARY_PATH", "MLSCHED_NO_CGROUPS")
+"""Of our own environment, what a supervisor gets: an interpreter may need its libraries."""
+
+FULL = (errno.ENOSPC, errno.EDQUOT)
+
+LOOK_S, LOOK_S_MAX = 0.05, 1.0
+"""Between two looks for the start of an adopted attempt; doubles up to the bound."""
+
+RETRY_S = 1.0
+"""Before a disk that refuses is asked again."""
+
+
+class _Watched:
+    """One attempt that this process knows of."""
+
+    def __init__(self, directory: AttemptDirectory, job_id: str, attempt: int) -> None:
+        self.directory = directory
+        self.job_id = job_id
+        self.attempt = attempt
+        self.lock = asyncio.Lock()
+        self.port = 0
+        self.child: int | None = None
+        self.process_handle = -1
+        self.status_handle = -1
+        self.has_started = False
+        self.has_ended = False
+
+
+class LocalNode:
+    """Runs attempts on this machine.
+
+    Args:
+        jobs_dir: ``JOB_ID/ATTEMPT/`` are made below it.
+        settings: Bounds on logs, and whether control groups may be used.
+        emit: Takes each event; may be set later, before the first call.
+    """
+
+    def __init__(
+        self,
+        jobs_dir: Path,
+        settings: Settings,
+        emit: Callable[[Event], None] = lambda event: None,
+    ) -> None:
+        self.emit = emit
+        self._jobs_dir = jobs_dir
+        self._settings = settings
+        self._watched: dict[tuple[str, int], _Watched] = {}
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    async def launch(self, job: Job) -> None:
+        """Start ``job.attempt`` with the whole environment in ``job.spec.env``; at most once.
+
+        Raises:
+            TemporaryError: nothing was started, and trying again with another attempt can help.
+        """
+        watched = self._open(job.id, job.attempt)
+        async with watched.lock:
+            if watched.has_ended:
+                self._forget(watched)
+                return
+            if watched.process_handle >= 0:
+                return
+            try:
+                await asyncio.to_thread(self._spawn, job, watched)
+            except SpecError as error:
+                self._end(watched, Outcome(EndCause.CANNOT_START, message=error.message))
+            except OSError as error:
+                self._forget(watched)
+                raise _explain(error, job) from error
+            else:
+                self._watch(watched)
+
+    async def adopt(self, job: Job) -> None:
+        """Find what became of an attempt that an earlier process launched, and watch it."""
+        watched = self._open(job.id, job.attempt)
+        async with watched.lock:
+            if watched.has_ended or watched.process_handle >= 0:
+                return
+            claim = await asyncio.to_thread(watched.directory.read_claim)
+            launch = await asyncio.to_thread(watched.directory.read_launch)
+            watched.port = int(launch.get("master_port", 0))
+            identity = claim.identity if claim else None
+            if identity is not None and _open_process(watched, identity):
+                self._watch(watched)
+                self._begin(self._look_for_start(watched))
+            else:
+                self._begin(self._conclude(watched, fresh=False))
+
+    async def stop(self, job_id: str, attempt: int, grace_s: int) -> None:
+        """Ask an attempt to end; one that has not begun is taken back."""
+        watched = self._open(job_id, attempt)
+        async with watched.lock:
+            directory = watched.directory
+            if watched.has_ended:
+                return
+            if not directory.has_launch():
+                self._end(watched, _revoked("stopped before anything was started"), keep=True)
+                return
+            with contextlib.suppress(OSError):
+                await asyncio.to_thread(directory.write_stop, grace_s)
+            if await self._revoke(watched):
+                self._end(watched, _revoked("stopped before anything was started"))
+                return
+            claim = directory.read_claim()
+            if claim is not None and claim.identity is not None:
+                signal_identity(claim.identity, signal.SIGTERM)
+
+    async def close(self) -> None:
+        """Stop watching; every job goes on."""
+        for task in list(self._tasks):
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        for watched in list(self._watched.values()):
+            self._forget(watched)
+
+    def _open(self, job_id: str, attempt: int) -> _Watched:
+        key = (job_id, attempt)
+        if key not in self._watched:
+            directory = AttemptDirectory(self._jobs_dir, job_id, attempt)
+            self._watched[key] = _Watched(directory, job_id, attempt)
+        return self._watched[key]
+
+    def _spawn(self, job: Job, watched: _Watched) -> None:
+        """Write the launch and start its supervisor. In a worker thread.
+
+        Raises:
+            OSError: no supervisor was started.
+        """
+        directory = watched.directory
+        directory.create()
+        taken = {other.port for other in list(self._watched.values())}
+        watched.port = choose_port(job.id, taken - {watched.port})
+        if not directory.has_launch():
+            context = LaunchContext(
+                attempt_dir=str(directory.path),
+                checkpoint_dir=str(directory.checkpoint_dir),
+                master_port=watched.port,
+                now_s=time.time_ns() // 1_000_000_000,
+            )
+            launch = build_launch(job, context, self._settings.logs)
+            directory.write_launch(launch, job.spec.script)
+        read_end, write_end = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
+        try:
+            pid = spawn_supervisor(directory.path, write_end, self._settings.node.cgroups)
+        except OSError:
+            os.close(read_end)
+            raise
+        finally:
+            os.close(write_end)
+        watched.child = pid
+        watched.status_handle = read_end
+        watched.process_handle = os.pidfd_open(pid)
+
+    def _watch(self, watched: _Watched) -> None:
+        loop = asyncio.get_running_loop()
+        loop.add_reader(watched.process_handle, self._died, watched)
+        if watched.status_handle >= 0:
+            loop.add_reader(watched.status_handle, self._hear, watched)
+
+    def _hear(self, watched: _Watched) -> None:
+        """The supervisor tells that every rank runs, or has closed its end."""
+        asyncio.get_running_loop().remove_reader(watched.status_handle)
+        try:
+            started = msgspec.json.decode(os.read(watched.status_handle, 4096), type=Started)
+        except (OSError, msgspec.DecodeError):
+            started = None
+        os.close(watched.status_handle)
+        watched.status_handle = -1
+        if started is not None:
+            self._start(watched, started)
+
+    def _died(self, watched: _Watched) -> None:
+        asyncio.get_running_loop().remove_reader(watched.process_handle)
+        self._begin(self._conclude(watched, fresh=True))
+
+    async def _look_for_start(self, watched: _Watched) -> None:
+        """Wait for the start of an adopted attempt; its pipe was another process'."""
+        delay_s = LOOK_S
+        while not watched.has_started and not watched.has_ended:
+            started = await asyncio.to_thread(watched.directory.read_started)
+            if started is not None:
+                self._start(watched, started)
+                return
+            await asyncio.sleep(delay_s)
+            delay_s = min(LOOK_S_MAX, delay_s * 2)
+
+    async def _conclude(self, watched: _Watched, *, fresh: bool) -> None:
+        """Find out how an attempt without a living supervisor ended, and tell."""
+        status = _reap(watched)
+        while True:
+            try:
+                started, outcome = await asyncio.to_thread(
+                    conclude, watched.directory, watched.job_id, watched.attempt, status, fresh
+                )
+                break
+            except OSError:
+                await asyncio.sleep(RETRY_S)
+        if started is not None:
+            self._start(watched, started)
+        self._end(watched, outcome)
+
+    async def _revoke(self, watched: _Watched) -> bool:
+        while True:
+            try:
+                return await asyncio.to_thread(watched.directory.revoke)
+            except OSError:
+                await asyncio.sleep(RETRY_S)
+
+    def _start(self, watched: _Watched, started: Started) -> None:
+        if not watched.has_started and not watched.has_ended:
+            watched.has_started = True
+            self.emit(
+                AttemptStarted(
+                    watched.job_id, watched.attempt, started.started_at_ms, started.enforcement
+                )
+            )
+
+    def _end(self, watched: _Watched, outcome: Outcome, *, keep: bool = False) -> None:
+        """Tell the end once. ``keep``: a launch of this attempt may still come: refuse it."""
+        if watched.has_ended:
+            return
+        watched.has_ended = True
+        if not keep:
+            self._forget(watched)
+        self.emit(AttemptEnded(watched.job_id, watched.attempt, outcome))
+
+    def _forget(self, watched: _Watched) -> None:
+        self._watched.pop((watched.job_id, watched.attempt), None)
+        loop = asyncio.get_running_loop()
+        for handle in (watched.process_handle, watched.status_handle):
+            if handle >= 0:
+                loop.remove_reader(handle)
+                os.close(handle)
+        watched.process_handle = watched.status_handle = -1
+
+    def _begin(self, work: Coroutine[None, None, None]) -> None:
+        task = asyncio.get_running_loop().create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+
+def spawn_supervisor(attempt_dir: Path, status_handle: int, use_groups: bool) -> int:
+    """Start the supervisor of an attempt in a session of its own; returns its process id.
+
+    Raises:
+        OSError: it cannot be started.
+    """
+    env = {name: os.environ[name] for name in PASSED_VARIABLES if name in os.environ}
+    env["LC_ALL"] = "C"
+    if not use_groups:
+        env["MLSCHED_NO_CGROUPS"] = "1"
+    program = Path(supervisor.__file__).with_name("__main__.py")
+    flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND
+    return os.posix_spawn(
+        sys.executable,
+        [sys.executable, "-I", "-S", "-X", "utf8", str(program), str(attempt_dir)],
+        env,
+        file_actions=[
+            (os.POSIX_SPAWN_DUP2, status_handle, 3),
+            (os.POSIX_SPAWN_OPEN, 0, os.devnull, os.O_RDONLY, 0),
+            (os.POSIX_SPAWN_OPEN, 1, str(attempt_dir / "supervisor.log"), flags, 0o600),
+            (os.POSIX_SPAWN_DUP2, 1, 2),
+        ],
+        setsid=True,
+        setsigmask=(),
+        setsigdef=(signal.SIGPIPE, signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGCHLD),
+    )
+
+
+def _open_process(watched: _Watched, identity: ProcessIdentity) -> bool:
+    """Get a handle on a living supervisor; False when it has died."""
+    try:
+        handle = os.pidfd_open(identity.pid)
+    except OSError:
+        return False
+    if not is_alive(identity):
+        os.close(handle)
+        return False
+    watched.process_handle = handle
+    return True
+
+
+def _reap(watched: _Watched) -> int | None:
+    """Take note of our own child's end; None when it was another process' child."""
+    if watched.child is None:
+        return None
+    try:
+        _, status = os.waitpid(watched.child, os.WNOHANG)
+    except ChildProcessError:
+        return None
+    return os.waitstatus_to_exitcode(status)
+
+
+def _revoked(message: str) -> Outcome:
+    return Outcome(EndCause.REVOKED, message=message, ended_at_ms=time.time_ns() // 1_000_000)
+
+
+def _explain(error: OSError, job: Job) -> TemporaryError:
+    text = f"{job.name} cannot be started now: {error.strerror or error}."
+    if error.errno in FULL:
+        return StoreFullError(text, "Free some space; it is tried again by itself.")
+    return TemporaryError(text)
