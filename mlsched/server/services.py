@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import os
 import shutil
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Iterable, Mapping
 from typing import Any
 
 from msgspec.structs import replace
@@ -151,8 +151,8 @@ class Service:
 
     async def list_jobs(self, args: Args) -> JsonObject:
         """Jobs as rows; arrays are one row."""
-        states = set(args.get("state") or ())
-        ended = bool(args.get("all")) or any(JobState(s).is_ended for s in states if s in JobState)
+        states = _states(args.get("state") or ())
+        ended = bool(args.get("all")) or any(state.is_ended for state in states)
         rows, total = await self.records.rows(ended=ended, limit=args.get("limit"))
         queue = args.get("queue")
         rows = [
@@ -314,6 +314,14 @@ class Service:
         """End the service; jobs go on."""
         self.stopping.set()
         return {}
+
+
+def _states(texts: Iterable[Any]) -> set[JobState]:
+    known = {str(state): state for state in JobState}
+    for text in texts:
+        if text not in known:
+            raise SpecError(f"state: {str(text)[:40]!r} is none of {', '.join(known)}.")
+    return {known[text] for text in texts}
 
 
 def _has_reached(job: Job, until: Any) -> bool:

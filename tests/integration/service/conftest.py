@@ -44,25 +44,11 @@ class Home:
     @property
     def paths(self) -> Paths:
         """Where this installation keeps its things."""
-        before = dict(os.environ)
-        os.environ.clear()
-        os.environ.update(self.env)
-        try:
-            return Paths.from_environment()
-        finally:
-            os.environ.clear()
-            os.environ.update(before)
+        return Paths.from_environment()
 
     def client(self) -> Client:
         """A client; starts the service when nobody serves."""
-        before = dict(os.environ)
-        os.environ.clear()
-        os.environ.update(self.env)
-        try:
-            return connect(self.paths)
-        finally:
-            os.environ.clear()
-            os.environ.update(before)
+        return connect(self.paths)
 
     def submit(self, *command: str, **spec: Any) -> dict[str, Any]:
         """Submit a command by the client; the JOB object."""
@@ -90,11 +76,15 @@ class Home:
         """Process id of the service that serves now."""
         return int(self.client().call("ping")["pid"])
 
+    def wait_until_gone(self, pid: int) -> None:
+        """Until a process has ended; a zombie that nobody reaped yet counts as gone."""
+        until(lambda: not is_running(pid) or None)
+
     def kill_service(self) -> None:
         """Kill -9, and wait until it is gone."""
         pid = self.service_pid()
         os.kill(pid, signal.SIGKILL)
-        until(lambda: not is_running(pid) or None)
+        self.wait_until_gone(pid)
 
 
 def is_running(pid: int) -> bool:
@@ -122,8 +112,13 @@ def until(probe: Callable[[], Any], deadline_s: float = 20) -> Any:
 
 
 @pytest.fixture
-def home(tmp_path: Path) -> Iterator[Home]:
+def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Home]:
     made = Home(tmp_path / "home")
+    for name in os.environ:
+        if name not in made.env:
+            monkeypatch.delenv(name)
+    for name, value in made.env.items():
+        monkeypatch.setenv(name, value)
     yield made
     with suppress(MlschedError):
         client = made.client()
