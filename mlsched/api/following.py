@@ -6,7 +6,7 @@ between. Used by ``run``, ``logs -f`` and ``Job.logs(follow=True)``. Leaving it 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -32,12 +32,13 @@ class Output(Struct, frozen=True):
 
 
 class _JobLog:
-    """Reads a job's attempts one after another."""
+    """Reads a job's attempts one after another; of the first one only the tail, if asked."""
 
-    def __init__(self, jobs_dir: Path, job_id: str, rank: int | None, first: int) -> None:
-        self._dir = jobs_dir / job_id
+    def __init__(self, directory: Path, rank: int | None, first: int, tail: int | None) -> None:
+        self._dir = directory
         self._rank = rank
         self._attempt = first
+        self._tail = tail
         self._log: AttemptLog | None = None
         self.is_over = False
 
@@ -60,12 +61,13 @@ class _JobLog:
 
     def _current(self) -> AttemptLog:
         if self._log is None:
-            self._log = AttemptLog(self._dir / str(self._attempt), self._rank)
+            self._log = AttemptLog(self._dir / str(self._attempt), self._rank, self._tail)
         return self._log
 
     def _leave(self) -> None:
         self.close()
         self._attempt += 1
+        self._tail = None
 
     def close(self) -> None:
         if self._log is not None:
@@ -83,7 +85,8 @@ class Follower:
         client: Where to ask.
         jobs: Names or ids; an array stands for its elements.
         rank: Only this rank; None for all.
-        first_attempt: From a job's attempt to the first one whose output is wanted.
+        tail: Begin with the last so many lines of each rank that has written already.
+        newest_only: Leave out attempts before the one that is newest now.
     """
 
     def __init__(
@@ -92,12 +95,14 @@ class Follower:
         jobs: Sequence[str],
         *,
         rank: int | None = None,
-        first_attempt: Callable[[JsonObject], int] = lambda job: 1,
+        tail: int | None = None,
+        newest_only: bool = False,
     ) -> None:
         self._watch = JobWatch(client, jobs)
         self._jobs_dir = client.paths.jobs_dir
         self._rank = rank
-        self._first_attempt = first_attempt
+        self._tail = tail
+        self._newest_only = newest_only
         self._logs: dict[str, _JobLog] = {}
 
     @property
@@ -138,8 +143,9 @@ class Follower:
             if log is None:
                 if not job["attempt"] and job["state"] not in ENDED_STATES:
                     continue
-                first = max(1, self._first_attempt(job))
-                log = self._logs[job_id] = _JobLog(self._jobs_dir, job_id, self._rank, first)
+                first = max(1, job["attempt"]) if self._newest_only else 1
+                log = _JobLog(self._jobs_dir / job_id, self._rank, first, self._tail)
+                self._logs[job_id] = log
             if not log.is_over:
                 for record in log.read(job):
                     yield Output(job, record)

@@ -114,7 +114,7 @@ class Job:
         Args:
             follow: Go on until the job ends, waiting for it to start. Interrupting cancels nothing.
             rank: Only this rank; None for all.
-            tail: Only the last so many lines that are there now; not with ``follow``.
+            tail: Only the last so many lines of what is there now.
         """
         return JobOutput(self.id, follow=follow, rank=rank, tail=tail)
 

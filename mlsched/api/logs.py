@@ -10,7 +10,7 @@ from __future__ import annotations
 import heapq
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from msgspec import Struct
@@ -98,12 +98,13 @@ class RankLog:
             self.close()
 
     def skip_to_tail(self, lines: int) -> None:
-        """Go to where about the last ``lines`` lines of all files begin, or a little before."""
+        """Go to where the last ``lines`` lines of all files begin."""
+        paths = self._ordered()
         left = lines
-        for path in reversed(self._ordered()):
+        for path in reversed(paths):
             offset, found = _tail_offset(path, left)
             left -= found
-            if left <= 0 or path == self._ordered()[0]:
+            if left <= 0 or path == paths[0]:
                 self._open(path, offset)
                 return
 
@@ -157,18 +158,37 @@ class RankLog:
 
 def _tail_offset(path: Path, lines: int) -> tuple[int, int]:
     """Where the last lines of a file begin, and how many lines lie behind that place."""
-    found = 0
     block = 64 * 1024
     with path.open("rb") as file:
         end = position = file.seek(0, os.SEEK_END)
-        while position > 0 and found <= lines:
+        while True:
             position = max(0, position - block)
             file.seek(position)
             data = file.read(end - position)
             begin = 0 if position == 0 else data.find(b"\n") + 1
-            found = sum(line[_FLAG_AT : _FLAG_AT + 1] == b"F" for line in data[begin:].split(b"\n"))
+            records = [one + b"\n" for one in data[begin:].split(b"\n")[:-1]]
+            ends = [record[_FLAG_AT : _FLAG_AT + 1] == b"F" for record in records]
+            if position == 0 or sum(ends) > lines:
+                break
             block *= 2
-    return (position + begin, found) if end else (0, 0)
+    first = _first_of_last_lines(ends, lines)
+    offset = position + begin + sum(map(len, records[:first]))
+    return offset, sum(ends[first:])
+
+
+def _first_of_last_lines(ends: Sequence[bool], lines: int) -> int:
+    """Index of the first record of the last lines, given which records end a line.
+
+    An unfinished line at the end counts as a line.
+    """
+    if lines <= 0:
+        return len(ends)
+    left = lines + (1 if ends and ends[-1] else 0)
+    for position in range(len(ends) - 1, -1, -1):
+        left -= ends[position]
+        if left <= 0:
+            return position + 1
+    return 0
 
 
 class AttemptLog:
@@ -177,11 +197,13 @@ class AttemptLog:
     Args:
         directory: The attempt directory; it need not exist yet.
         rank: Only this rank; None for all.
+        tail: Begin with the last so many lines of each rank; None for everything.
     """
 
-    def __init__(self, directory: Path, rank: int | None = None) -> None:
+    def __init__(self, directory: Path, rank: int | None = None, tail: int | None = None) -> None:
         self._directory = directory
         self._rank = rank
+        self._tail = tail
         self._logs: dict[int, RankLog] = {}
 
     def close(self) -> None:
@@ -193,7 +215,9 @@ class AttemptLog:
         """What was written since the last read, rank by rank."""
         for rank in find_ranks(self._directory):
             if rank not in self._logs and self._rank in (None, rank):
-                self._logs[rank] = RankLog(self._directory, rank)
+                log = self._logs[rank] = RankLog(self._directory, rank)
+                if self._tail is not None:
+                    log.skip_to_tail(self._tail)
         return [record for log in self._logs.values() for record in log.read()]
 
 
@@ -237,11 +261,4 @@ def _last_lines(records: Iterator[Record], lines: int) -> list[Record]:
 
 
 def _cut_to_lines(records: list[Record], lines: int) -> list[Record]:
-    if lines <= 0:
-        return []
-    left = lines + (1 if records and records[-1].ends_line else 0)
-    for position in range(len(records) - 1, -1, -1):
-        left -= records[position].ends_line
-        if left <= 0:
-            return records[position + 1 :]
-    return records
+    return records[_first_of_last_lines([one.ends_line for one in records], lines) :]

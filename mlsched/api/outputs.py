@@ -43,8 +43,9 @@ class JobOutput:
             if directory:
                 yield from read_attempt(Path(directory), self._rank, tail=self._tail)
             return
-        newest = lambda job: int(job["attempt"])  # noqa: E731 - one expression, used once
-        with Follower(client, [self._job_id], rank=self._rank, first_attempt=newest) as follower:
+        with Follower(
+            client, [self._job_id], rank=self._rank, tail=self._tail, newest_only=True
+        ) as follower:
             for item in follower:
                 if isinstance(item, Output):
                     yield item.record

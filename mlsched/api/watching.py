@@ -31,22 +31,24 @@ class JobWatch:
 
     Args:
         client: Where to ask.
-        jobs: Names or ids; an array stands for its elements.
-        until: ``ended``, or ``running`` (an end counts too).
+        jobs: Names or ids; an array stands for its elements. None: every job that is open or comes.
+        until: ``ended``, or ``running`` (an end counts too). None: for ever.
 
     Attributes:
         jobs: The newest JOB object of each job that was seen, by id.
         is_over: True when all have reached ``until``.
     """
 
-    def __init__(self, client: Client, jobs: Sequence[str], until: str = "ended") -> None:
+    def __init__(
+        self, client: Client, jobs: Sequence[str] | None, until: str | None = "ended"
+    ) -> None:
         self._client = client
-        self._names = list(jobs)
+        self._names = None if jobs is None else list(jobs)
         self._until = until
         self._stream: Stream | None = None
         self._broken_at: float | None = None
         self.jobs: dict[str, JsonObject] = {}
-        self.is_over = not self._names
+        self.is_over = self._names == []
 
     def __enter__(self) -> Self:
         return self

@@ -1,0 +1,105 @@
+"""``run`` and ``submit --follow``: a job's output on our streams until it ends."""
+
+from __future__ import annotations
+
+import shlex
+import time
+from collections.abc import Callable
+from typing import Any
+
+from mlsched.api.following import Follower, Output
+from mlsched.api.watching import exit_code_of_jobs
+from mlsched.cli.render.outputs import Printer
+from mlsched.cli.render.texts import one_line
+from mlsched.cli.session import Session, write_error
+
+JsonObject = dict[str, Any]
+
+QUIET_S = 1.0
+"""A job that waits longer than this is worth a word."""
+
+_PLAIN_ENDS = ("Completed", "ExitedWithError", "CancelledByUser")
+
+
+class Waiting:
+    """Tells on standard error for what jobs wait, each reason once."""
+
+    def __init__(self, session: Session) -> None:
+        self._session = session
+        self._told: dict[str, str] = {}
+        self._due: dict[str, float] = {}
+
+    def look(self, jobs: dict[str, JsonObject]) -> None:
+        """Call this now and then."""
+        now = time.monotonic()
+        for job_id, job in jobs.items():
+            if job["state"] != "PENDING":
+                self._due.pop(job_id, None)
+                continue
+            due = self._due.setdefault(job_id, now + QUIET_S)
+            message = one_line(str((job.get("reason") or {}).get("message", "")))
+            if now >= due and message and self._told.get(job_id) != message:
+                self._told[job_id] = message
+                self._session.tell(f"{job['name']} waits: {message}")
+
+
+def prefix_of(job: JsonObject, *, several_jobs: bool, several_ranks: bool) -> Callable[[int], str]:
+    """What stands before the lines of a rank: ``[index] ``, ``[rank] ``, both, or nothing."""
+    first = f"{job['array_index']}" if job["array_index"] is not None else job["name"]
+
+    def prefix(rank: int) -> str:
+        if several_jobs:
+            return f"[{first}.{rank}] " if several_ranks else f"[{first}] "
+        return f"[{rank}] " if several_ranks else ""
+
+    return prefix
+
+
+def follow(session: Session, job: JsonObject, *, several_ranks: bool) -> int:
+    """Stream a job that was just submitted; returns what the command exits with.
+
+    Ctrl-C leaves: it tells that the job goes on, and returns 130.
+    """
+    several_jobs = job.get("array") is not None
+    printer = Printer(split=True, prefixed=several_jobs or several_ranks)
+    waiting = Waiting(session)
+    try:
+        with Follower(session.client, [job["id"]]) as follower:
+            for item in follower:
+                if isinstance(item, Output):
+                    prefix = prefix_of(
+                        item.job, several_jobs=several_jobs, several_ranks=several_ranks
+                    )
+                    printer.print(item.record, prefix(item.record.rank))
+                elif item is None:
+                    printer.flush()
+                    waiting.look(follower.jobs)
+            printer.finish()
+    except KeyboardInterrupt:
+        return tell_detached(job)
+    _tell_ends(session, follower.jobs)
+    return exit_code_of_jobs(follower.jobs.values())
+
+
+def tell_detached(job: JsonObject) -> int:
+    """Say that the job goes on without us; returns 130."""
+    name = shlex.quote(job["name"])
+    lines = (
+        f"\n{job['name']} goes on without this terminal.",
+        f"follow: mlsched logs -f {name}",
+        f"cancel: mlsched cancel {name}",
+    )
+    write_error("\n".join(lines))
+    return 130
+
+
+def _tell_ends(session: Session, jobs: dict[str, JsonObject]) -> None:
+    """A word on ends that the job's own output cannot have told."""
+    for job in jobs.values():
+        reason = job.get("reason") or {}
+        if job["state"] != "SUCCEEDED" and reason.get("code") not in _PLAIN_ENDS:
+            session.tell(f"{job['name']} {job['state']}: {one_line(str(reason.get('message')))}")
+        elif job["state"] == "CANCELLED":
+            session.tell(f"{job['name']} was cancelled.")
+        if job["state"] == "FAILED":
+            session.hint(f"explain: mlsched why {job['name']}")

@@ -1,0 +1,124 @@
+"""``mlsched ls``: jobs one a row."""
+
+from __future__ import annotations
+
+import sys
+import time
+from typing import Annotated, Any
+
+import typer
+
+from mlsched.cli.session import Session, write
+
+EXAMPLES = """
+mlsched ls
+mlsched ls --all --limit 20
+mlsched ls --state FAILED -o name
+mlsched ls -w
+"""
+
+SHORT_STATES = {
+    "PD": "PENDING",
+    "CF": "STARTING",
+    "R": "RUNNING",
+    "CD": "SUCCEEDED",
+    "F": "FAILED",
+    "CA": "CANCELLED",
+    "PR": "PREEMPTED",
+}
+"""Slurm's codes. Source: squeue(1), job state codes."""
+
+REDRAW_S = 1.0
+
+
+def ls(
+    session: Session,
+    ended: Annotated[bool, typer.Option("--all", "-A", help="Ended jobs too.")] = False,
+    state: Annotated[
+        str, typer.Option("--state", metavar="STATES", help="Only these, by comma: PENDING or PD.")
+    ] = "",
+    queue: Annotated[str, typer.Option("--queue", "-q", "-p", help="Only this queue.")] = "",
+    limit: Annotated[int, typer.Option("--limit", "-L", help="At most so many; 0: all.")] = 0,
+    watch: Annotated[bool, typer.Option("--watch", "-w", help="Go on as they change.")] = False,
+) -> int:
+    """List jobs: those that hold something, then those that wait, in order; arrays are one row."""
+    from mlsched.cli.completing import remember
+
+    query = {
+        "all": ended,
+        "limit": limit or None,
+        "state": parse_states(state) or None,
+        "queue": queue or None,
+    }
+    if watch:
+        return _watch(session, query)
+    jobs = session.client.call("list", **query)["jobs"]
+    remember(session, [job["name"] for job in jobs[:100]])
+    session.emit(jobs, lambda: _table(session, jobs), [job["name"] for job in jobs])
+    if not jobs and not session.is_data:
+        more = "" if ended else "; 'mlsched ls --all' shows those that ended"
+        session.tell(f"no jobs{more}.")
+    return 0
+
+
+def parse_states(text: str) -> list[str]:
+    """States of ``--state``: full names or Slurm's short codes.
+
+    Raises:
+        SpecError: there is no such state.
+    """
+    from mlsched.errors import SpecError
+    from mlsched.model.jobs import JobState
+
+    found = []
+    for word in filter(None, (part.strip().upper() for part in text.split(","))):
+        name = SHORT_STATES.get(word, word)
+        if name not in JobState.__members__:
+            raise SpecError(
+                f"--state: there is no state {word[:20]!r}.",
+                f"One of: {', '.join(JobState.__members__)}.",
+            )
+        found.append(name)
+    return found
+
+
+def _table(session: Session, jobs: list[dict[str, Any]]) -> str:
+    from mlsched.cli.render.jobs import jobs_table
+    from mlsched.cli.render.tables import terminal_width
+    from mlsched.cli.render.texts import utc_now
+
+    if not jobs:
+        return ""
+    return jobs_table(
+        jobs,
+        utc_now(),
+        wide=session.output == "wide",
+        width=terminal_width(),
+        color=session.has_color(),
+        heads=session.headers,
+    )
+
+
+def _watch(session: Session, query: dict[str, Any]) -> int:
+    """Redraw the table for ever; with ``-o json`` one JOB object a line for each change."""
+    from mlsched.cli.render.documents import to_json_line
+
+    if session.is_data:
+        from mlsched.api.watching import JobWatch
+
+        states, queue = query["state"], query["queue"]
+        with JobWatch(session.client, None, until=None) as changes:
+            while True:
+                for job in changes.poll(3600.0):
+                    if (not states or job["state"] in states) and queue in (None, job["queue"]):
+                        write(job["name"] if session.output == "name" else to_json_line(job))
+    shown = None
+    while True:
+        jobs = session.client.call("list", **query)["jobs"]
+        text = _table(session, jobs) or "no jobs"
+        if sys.stdout.isatty():
+            write(f"\x1b[H\x1b[2J{text}")
+        elif jobs != shown:
+            write(text)
+        shown = jobs
+        time.sleep(REDRAW_S)

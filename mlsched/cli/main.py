@@ -1,0 +1,142 @@
+"""The entry of the program ``mlsched``: errors to messages, messages to exit codes.
+
+The only place that ends the process. Imports Typer late: what needs nothing of it comes first.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from typing import Any
+
+EXIT_INTERRUPTED = 130
+EXIT_BROKEN_PIPE = 141
+"""128 + SIGPIPE: what a shell reports of ``cat`` in the same place."""
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run one command line; returns the exit code."""
+    words = sys.argv[1:] if argv is None else argv
+    if words in (["version"], ["--version"], ["-V"]):
+        from mlsched.version import __version__
+
+        sys.stdout.write(f"mlsched {__version__}\n")
+        return _flush(0)
+    try:
+        return _flush(_run(words))
+    except BrokenPipeError:
+        return _flush(EXIT_BROKEN_PIPE)
+    except KeyboardInterrupt:
+        return _flush(EXIT_INTERRUPTED)
+
+
+def _flush(code: int) -> int:
+    """Flush both streams; a reader that has left is no error of ours."""
+    for stream in (sys.stdout, sys.stderr):
+        try:
+            stream.flush()
+        except BrokenPipeError:
+            os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
+            code = code or EXIT_BROKEN_PIPE
+        except (OSError, ValueError):
+            code = code or 1
+    return code
+
+
+def _run(words: list[str]) -> int:
+    import typer
+
+    from mlsched.cli.loading import make_program
+    from mlsched.errors import MlschedError
+
+    try:
+        program = make_program()
+        if "_MLSCHED_COMPLETE" in os.environ:
+            program.main(words, prog_name="mlsched")
+        with program.make_context("mlsched", list(words)) as context:
+            context.obj = list(words)
+            code = program.invoke(context)
+        return code if isinstance(code, int) else 0
+    except typer.Exit as end:
+        return int(end.exit_code)
+    except typer.Abort:
+        return EXIT_INTERRUPTED
+    except typer.TyperException as error:
+        return _report_usage(error, words)
+    except MlschedError as error:
+        report(error.to_dict(), wants_json(words))
+        return error.exit_code
+    except (BrokenPipeError, KeyboardInterrupt):
+        raise
+    except Exception as error:  # noqa: BLE001 - the edge of the process
+        return _report_bug(error, words)
+
+
+def wants_json(words: list[str]) -> bool:
+    """Whether the command line asks for JSON, as far as that can be told of a wrong one."""
+    given = words[: words.index("--")] if "--" in words else words
+    pairs = zip(given, [*given[1:], ""], strict=True)
+    asked = [value for flag, value in pairs if flag in ("-o", "--output")]
+    return (
+        "--json" in given
+        or "-ojson" in given
+        or "--output=json" in given
+        or (asked or [os.environ.get("MLSCHED_OUTPUT", "")])[-1] == "json"
+    )
+
+
+def report(error: dict[str, str], as_json: bool) -> None:
+    """Tell an error on standard error: for people, or as one JSON object."""
+    from mlsched.cli.render.texts import printable
+
+    if as_json:
+        text = json.dumps({"error": error})
+    else:
+        text = f"error: {printable(error['message'])}"
+        if error.get("hint"):
+            text += f"\nhint: {printable(error['hint'])}"
+    try:
+        sys.stdout.flush()
+    finally:
+        sys.stderr.write(f"{text}\n")
+        sys.stderr.flush()
+
+
+def _report_usage(error: Any, words: list[str]) -> int:
+    context = getattr(error, "ctx", None)
+    if type(error).__name__ == "NoArgsIsHelpError":
+        sys.stdout.write(f"{error.format_message()}\n")
+        return 2
+    path = context.command_path if context is not None else "mlsched"
+    message = error.format_message()
+    told = {
+        "code": "Usage",
+        "message": message[:1].lower() + message[1:],
+        "hint": f"Run '{path} --help' to see how it is used.",
+    }
+    report(told, wants_json(words))
+    return int(error.exit_code)
+
+
+def _report_bug(error: Exception, words: list[str]) -> int:
+    """One line for the user; the traceback goes to a file for a bug report."""
+    import tempfile
+    import traceback
+
+    where = ""
+    try:
+        with tempfile.NamedTemporaryFile(
+            "w", prefix="mlsched-bug-", suffix=".txt", delete=False, encoding="utf-8"
+        ) as file:
+            traceback.print_exception(error, file=file)
+            where = file.name
+    except OSError:
+        where = "nowhere: the disk is full"
+    told = {
+        "code": "Bug",
+        "message": f"a bug of mlsched: {type(error).__name__}: {str(error)[:200]}",
+        "hint": f"Please report it; the details are in {where}.",
+    }
+    report(told, wants_json(words))
+    return 1

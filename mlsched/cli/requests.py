@@ -1,0 +1,181 @@
+"""From the words and flags of ``run`` and ``submit`` to the document that is sent."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from msgspec import Struct
+
+from mlsched.api.layering import combine
+from mlsched.api.submissions import submit_args
+from mlsched.cli.render.texts import one_line, printable
+from mlsched.cli.session import Session
+from mlsched.errors import SpecError
+from mlsched.model.resources import world_size
+from mlsched.model.specs import JobSpec
+from mlsched.specs.documents import JobDocument, load_document, to_document
+from mlsched.specs.edits import edit_document
+from mlsched.specs.sources import STDIN, Submission, read_submission
+
+JsonObject = dict[str, Any]
+Pairs = Sequence[tuple[str, str]]
+
+ENV_FILE_BYTES_MAX = 1 << 20
+_VARIABLE = re.compile(r"(?:export\s+)?([A-Za-z_][A-Za-z0-9_]*)\s*=\s*(.*)")
+
+
+class Request(Struct, frozen=True):
+    """A job that is ready to be sent."""
+
+    document: JobDocument
+    args: JsonObject
+    """Arguments of the operations ``submit`` and ``preview``."""
+    named: frozenset[str] = frozenset()
+
+    @property
+    def streams(self) -> int:
+        """How many processes will write output: ranks times elements."""
+        array = self.document.spec.array
+        return world_size(self.document.spec) * (len(array.indices) if array else 1)
+
+
+def read_request(
+    session: Session, words: Sequence[str], flags: Pairs, extras: Mapping[str, Any]
+) -> Request:
+    """The request of a command line.
+
+    Raises:
+        SpecError, ConfigError: it cannot be run as it is.
+    """
+    found = _read_words(session, list(words))
+    for warning in found.warnings:
+        session.tell(f"warning: {printable(warning)}")
+    file_pairs = [pair for path in extras["env_file"] or () for pair in read_env_file(path)]
+    document = combine(
+        found.document,
+        [*file_pairs, *flags],
+        session.settings.defaults,
+        named=found.named,
+    )
+    changes = dict(map(_parse_change, extras["set_fields"] or ()))
+    if changes:
+        tree = to_document(document.spec, document.metadata)
+        document = load_document(edit_document(tree, changes))
+    tree = to_document(document.spec, document.metadata)
+    return Request(document, submit_args(tree, extras["idempotency_key"]), found.named)
+
+
+def _read_words(session: Session, words: list[str]) -> Submission:
+    if not words:
+        raise SpecError(
+            "there is nothing to run.",
+            "Write the command behind --: mlsched run -- python train.py",
+        )
+    first, rest = words[0], words[1:]
+    if not _is_behind_dashes(session.words, words) and (first == STDIN or _is_spec_file(first)):
+        return read_submission(first, rest[1:] if rest[:1] == ["--"] else rest)
+    return Submission(JobDocument(JobSpec(command=tuple(words))))
+
+
+def _is_behind_dashes(line: Sequence[str], words: Sequence[str]) -> bool:
+    """Whether ``--`` stands right before these last words of the command line."""
+    before = len(line) - len(words) - 1
+    return before >= 0 and line[before] == "--"
+
+
+def _is_spec_file(path: str) -> bool:
+    """Whether a first word names a document or script; programs are commands."""
+    if not os.path.isfile(path):  # noqa: PTH113 - a word may be longer than a path can be
+        return path.endswith((".yaml", ".yml"))
+    try:
+        with Path(path).open("rb") as file:
+            return file.read(4) != b"\x7fELF"
+    except OSError:
+        return True
+
+
+def read_env_file(path: str) -> list[tuple[str, str]]:
+    """``--env`` flags of a file of NAME=VALUE lines; ``#`` begins a comment line.
+
+    Raises:
+        SpecError: it cannot be read, or a line is no assignment.
+    """
+    try:
+        data = Path(path).read_bytes()[:ENV_FILE_BYTES_MAX]
+        lines = data.decode().splitlines()
+    except (OSError, UnicodeDecodeError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise SpecError(f"--env-file {one_line(path)[:80]}: cannot be read: {reason}.") from error
+    pairs = []
+    for number, line in enumerate(lines, 1):
+        text = line.strip()
+        if not text or text.startswith("#"):
+            continue
+        found = _VARIABLE.fullmatch(text)
+        if found is None:
+            raise SpecError(
+                f"--env-file {one_line(path)[:80]}, line {number}: expected NAME=VALUE.",
+                "Values may stand in single or double quotes; nothing is expanded.",
+            )
+        pairs.append(("--env", f"{found[1]}={_unquote(found[2].strip())}"))
+    return pairs
+
+
+def _unquote(text: str) -> str:
+    if len(text) > 1 and text[0] == text[-1] and text[0] in "'\"":
+        return text[1:-1]
+    return text
+
+
+def _parse_change(text: str) -> tuple[str, Any]:
+    """``path=value`` of ``--set``: JSON where it is JSON, else text.
+
+    Raises:
+        SpecError: not of that form.
+    """
+    path, equals, value = text.partition("=")
+    if not equals or not path:
+        raise SpecError(
+            f"--set: expected PATH=VALUE, found {one_line(text)[:60]!r}.",
+            "Such as --set gpusPerNode=2 or --set env.LR=0.1.",
+        )
+    if path.removeprefix("spec.").startswith(("env.", "labels.")):
+        return path, value
+    try:
+        return path, json.loads(value)
+    except (ValueError, RecursionError):
+        return path, value
+
+
+def parse_changes(texts: Sequence[str]) -> dict[str, Any]:
+    """All ``--set`` options of a command."""
+    return dict(map(_parse_change, texts))
+
+
+def preview(session: Session, request: Request) -> JsonObject:
+    """What would become of a request; the document also names what its file names."""
+    found: JsonObject = session.client.call("preview", **request.args)
+    written = to_document(request.document.spec, request.document.metadata, named=request.named)
+    spec = {**written["spec"], **found["document"]["spec"]}
+    return {**found, "document": {**found["document"], "spec": spec}}
+
+
+def preview_text(found: JsonObject) -> str:
+    """A preview for people: the decision, then the document as YAML."""
+    from mlsched.specs.documents import to_yaml
+
+    reason = found.get("reason") or {}
+    if found["starts_now"]:
+        places = [
+            f"{group['node']} ({', '.join(group['gpus']) or 'no GPU'})"
+            for group in found["placement"]
+        ]
+        decision = f"would start now on {'; '.join(places)}"
+    else:
+        decision = f"would not start now: {printable(str(reason.get('message') or reason))}"
+    return f"# {decision}\n# nothing was submitted\n{to_yaml(found['document']).rstrip()}"

@@ -1,0 +1,40 @@
+"""``mlsched retry``: the same job again."""
+
+from __future__ import annotations
+
+import uuid
+from typing import Annotated
+
+import typer
+
+from mlsched.cli.options import JobArgument
+from mlsched.cli.session import Session
+
+EXAMPLES = """
+mlsched retry train-1
+mlsched retry train-1 --set gpus=4 --set env.LR=0.01
+"""
+
+
+def retry(
+    session: Session,
+    job: JobArgument,
+    changes: Annotated[
+        list[str] | None,
+        typer.Option("--set", metavar="PATH=VALUE", help="Change a field of the spec."),
+    ] = None,
+) -> int:
+    """Submit the spec of a job again as a new job, with the environment that it had."""
+    from mlsched.cli.completing import remember
+    from mlsched.cli.requests import parse_changes
+
+    new = session.client.call(
+        "retry",
+        job=job,
+        set=parse_changes(changes or []),
+        idempotency_key=f"client-{uuid.uuid4().hex}",
+    )["jobs"][0]
+    remember(session, [new["name"]])
+    session.emit(new, lambda: str(new["name"]), [new["name"]])
+    session.hint(f"follow: mlsched logs -f {new['name']}")
+    return 0

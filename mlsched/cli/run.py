@@ -1,0 +1,45 @@
+"""``mlsched run``: submit and follow."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+import typer
+
+from mlsched.cli.session import Session
+
+EXAMPLES = """
+mlsched run -- python -c 'print(2+3)'
+mlsched run --gpus 2 --time 2h -- torchrun train.py
+mlsched run train.sh 0.1
+"""
+
+
+def run(
+    session: Session,
+    flags: list[tuple[str, str]],
+    extras: dict[str, Any],
+    words: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="[--] COMMAND...", help="Command, or FILE [ARGUMENTS]."),
+    ] = None,
+) -> int:
+    """Submit a job, print its output as it comes, and exit with its exit code.
+
+    Ctrl-C leaves the job running. A job that does not exit by itself gives 100 (failed before or
+    without an exit code), 103 (cancelled), or 128 + n for signal n.
+    """
+    from mlsched.cli.completing import remember
+    from mlsched.cli.following import follow
+    from mlsched.cli.requests import preview, preview_text, read_request
+    from mlsched.model.resources import world_size
+
+    request = read_request(session, words or [], flags, extras)
+    if extras["dry_run"]:
+        found = preview(session, request)
+        session.emit(found, lambda: preview_text(found))
+        return 0
+    job = session.client.call("submit", **request.args)["jobs"][0]
+    remember(session, [job["name"]])
+    session.hint(f"{job['name']} submitted; Ctrl-C leaves it running.")
+    return follow(session, job, several_ranks=world_size(request.document.spec) > 1)

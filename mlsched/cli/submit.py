@@ -1,0 +1,78 @@
+"""``mlsched submit``: hand a job over, and return."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+import typer
+
+from mlsched.cli.session import Session
+
+EXAMPLES = """
+mlsched submit --gpus 2 --time 4h -- python train.py
+mlsched submit job.yaml
+mlsched submit train.sh --dry-run
+mlsched submit - < job.yaml
+"""
+
+
+def submit(
+    session: Session,
+    flags: list[tuple[str, str]],
+    extras: dict[str, Any],
+    words: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="[--] COMMAND...", help="Command, or FILE [ARGUMENTS]."),
+    ] = None,
+    wait: Annotated[
+        bool, typer.Option("--wait", help="Wait for its end, and exit with its exit code.")
+    ] = False,
+    follow: Annotated[
+        bool, typer.Option("--follow", "-f", help="Print its output, as run does.")
+    ] = False,
+) -> int:
+    """Submit a job and print its name.
+
+    FILE is an MLJob document (YAML or JSON), a batch script with #MLSCHED or #SBATCH lines, or a
+    Python file; - is standard input. Everything behind FILE is passed to it.
+    """
+    from mlsched.cli.completing import remember
+    from mlsched.cli.requests import preview, preview_text, read_request
+    from mlsched.model.resources import world_size
+
+    request = read_request(session, words or [], flags, extras)
+    if extras["dry_run"]:
+        found = preview(session, request)
+        session.emit(found, lambda: preview_text(found))
+        return 0
+    answer = session.client.call("submit", **request.args)
+    job = answer["jobs"][0]
+    remember(session, [job["name"]])
+    if not answer["created"]:
+        session.tell(f"{job['name']} was submitted with this key before; nothing new.")
+    session.emit(job, lambda: str(job["name"]), [job["name"]])
+    if follow:
+        from mlsched.cli.following import follow as stream
+
+        return stream(session, job, several_ranks=world_size(request.document.spec) > 1)
+    if wait:
+        return _wait_for(session, job)
+    _hint(session, job)
+    return 0
+
+
+def _wait_for(session: Session, job: dict[str, Any]) -> int:
+    from mlsched.api.watching import JobWatch, exit_code_of_jobs
+    from mlsched.cli.following import tell_detached
+
+    try:
+        with JobWatch(session.client, [job["id"]]) as watch:
+            watch.wait()
+    except KeyboardInterrupt:
+        return tell_detached(job)
+    return exit_code_of_jobs(watch.jobs.values())
+
+
+def _hint(session: Session, job: dict[str, Any]) -> None:
+    session.hint(f"follow: mlsched logs -f {job['name']}")
+    session.hint(f"explain: mlsched why {job['name']}")

@@ -1,0 +1,76 @@
+"""``mlsched top``: the GPUs and the jobs of this machine, once or for ever."""
+
+from __future__ import annotations
+
+import sys
+import time
+from typing import Annotated, Any
+
+import typer
+
+from mlsched.cli.session import Session, write
+
+EXAMPLES = """
+mlsched top
+mlsched top --once
+"""
+
+JsonObject = dict[str, Any]
+JOBS_MAX = 50
+
+
+def top(
+    session: Session,
+    once: Annotated[bool, typer.Option("--once", help="Print it once.")] = False,
+    period: Annotated[
+        float, typer.Option("--interval", metavar="SECONDS", help="Between two looks.")
+    ] = 2.0,
+) -> int:
+    """Watch GPUs, jobs and progress; Ctrl-C leaves. Off a terminal it prints once."""
+    if session.is_data:
+        found = read_state(session)
+        session.emit(found, str, [job["name"] for job in found["jobs"]])
+        return 0
+    if once or not sys.stdout.isatty():
+        return _print_once(session)
+    return _redraw(session, max(0.2, period))
+
+
+def read_state(session: Session) -> JsonObject:
+    """The node and its active jobs, running ones with their progress."""
+    client = session.client
+    node = client.call("node")
+    jobs = client.call("list", all=False, limit=JOBS_MAX, state=None, queue=None)["jobs"]
+    shown = [
+        client.call("show", job=job["id"]) if job["state"] == "RUNNING" else job for job in jobs
+    ]
+    return {"node": node, "jobs": shown}
+
+
+def _print_once(session: Session) -> int:
+    from mlsched.cli.render.dashboards import dashboard_text
+
+    write(dashboard_text(read_state(session), color=session.has_color()))
+    return 0
+
+
+def _redraw(session: Session, period_s: float) -> int:
+    from rich.console import Console
+    from rich.live import Live
+    from rich.text import Text
+
+    from mlsched.cli.render.dashboards import dashboard_text
+
+    color = session.has_color()
+    console = Console(no_color=not color)
+
+    def view() -> Text:
+        return Text.from_ansi(dashboard_text(read_state(session), color=color, width=console.width))
+
+    with Live(view(), console=console, screen=True, auto_refresh=False) as live:
+        try:
+            while True:
+                time.sleep(period_s)
+                live.update(view(), refresh=True)
+        except KeyboardInterrupt:
+            return 0
