@@ -14,6 +14,9 @@ import os
 import time
 
 LINE_BYTES_MAX = 16 * 1024
+BLOCK_BYTES_MAX = 1 << 20
+"""Written at once at most: 16 KiB of nothing but newlines become 700 KB of records."""
+
 READ_BYTES = 64 * 1024
 """A pipe's default size: more is never there."""
 
@@ -24,6 +27,11 @@ UNFINISHED_S = 0.2
 class Log:
     """The log of one rank, with its rotated files ``.1`` (newest) to ``.N``.
 
+    Args:
+        path: The newest file.
+        bytes_max: Size of a file at most; less than 1 MiB counts as that.
+        files_max: Files at most, the newest included.
+
     Attributes:
         lost_bytes: Output that was not written, because the disk was full.
         dropped_bytes: Output that rotation removed.
@@ -33,7 +41,7 @@ class Log:
         self.lost_bytes = 0
         self.dropped_bytes = 0
         self._path = path
-        self._bytes_max = max(bytes_max, 4 * LINE_BYTES_MAX)
+        self._bytes_max = max(bytes_max, BLOCK_BYTES_MAX)
         self._files_max = max(files_max, 1)
         self._handle = -1
         self._size = 0
@@ -174,25 +182,28 @@ class Stream:
         """Write the complete lines, keep the rest."""
         data = self._rest + data
         full, part = self._prefixes()
-        records = []
+        blocks = []
         at = 0
         while True:
             cut = data.rfind(b"\n", at, at + LINE_BYTES_MAX + 1)
             if cut >= 0:
-                records.append(full + data[at:cut].replace(b"\n", b"\n" + full) + b"\n")
-                at = cut + 1
+                block = full + data[at:cut].replace(b"\n", b"\n" + full) + b"\n"
+                begin, at = at, cut + 1
             elif len(data) - at > LINE_BYTES_MAX:
-                records.append(part + data[at : at + LINE_BYTES_MAX] + b"\n")
-                at += LINE_BYTES_MAX
+                block = part + data[at : at + LINE_BYTES_MAX] + b"\n"
+                begin, at = at, at + LINE_BYTES_MAX
             else:
                 break
+            blocks.append((block, at - begin))
         self._rest = data[at:]
         if not self._rest:
             self.unfinished_at = None
         elif at or self.unfinished_at is None:
             self.unfinished_at = time.monotonic()
-        if at:
-            self._log.write(b"".join(records), at)
+        if sum(len(block) for block, _ in blocks) <= BLOCK_BYTES_MAX:
+            blocks = [(b"".join(block for block, _ in blocks), at)] if at else []
+        for block, payload_bytes in blocks:
+            self._log.write(block, payload_bytes)
 
     def flush(self) -> None:
         """Write the unfinished line as a part."""

@@ -110,9 +110,7 @@ class Rank:
             os.dup2(ends[1], 2)
             stage = "workdir"
             os.chdir(self._workdir)
-            for number in (signal.SIGPIPE, signal.SIGXFSZ, *BLOCKED):
-                signal.signal(number, signal.SIG_DFL)
-            signal.pthread_sigmask(signal.SIG_SETMASK, ())
+            _reset_signals()
             stage = "exec"
             _execute(self._argv, env)
         except BaseException as failed:  # noqa: BLE001 - whatever it is, the parent must hear it
@@ -174,6 +172,17 @@ class Rank:
             os.kill(self.pid, number)
         except PermissionError:
             pass
+
+
+def _reset_signals() -> None:
+    """Give every signal its default effect, also those that somebody above us ignored."""
+    for number in range(1, signal.NSIG):
+        try:
+            if signal.getsignal(number) != signal.SIG_DFL:
+                signal.signal(number, signal.SIG_DFL)
+        except (OSError, ValueError):
+            continue
+    signal.pthread_sigmask(signal.SIG_SETMASK, ())
 
 
 def _execute(argv: list[str], env: dict[str, str]) -> NoReturn:

@@ -109,6 +109,7 @@ class Run:
         self._ended_at_ms = 0
         self._killed_at: float | None = None
         self._is_cleaning = False
+        self._warned: set[tuple[int, int]] = set()
         self._cpu_s = 0.0
 
     def run(self) -> dict[str, Any]:
@@ -309,7 +310,9 @@ class Run:
         if not self._is_cleaning:
             self._is_cleaning = True
             self._deadlines.clean(time.monotonic(), self._launch["grace_s"])
-            for process in left:
+        for process in left:
+            if (process.pid, process.start_time) not in self._warned:
+                self._warned.add((process.pid, process.start_time))
                 send_signal(process.pid, process.start_time, signal.SIGTERM)
                 send_signal(process.pid, process.start_time, signal.SIGCONT)
         return self._has_given_up()
