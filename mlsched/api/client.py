@@ -30,6 +30,9 @@ RETRIES_MAX = 3
 """Of a request whose connection broke: the service was killed or stopped while answering."""
 
 _CHUNK_BYTES = 1 << 16
+_KEYED = frozenset({"submit", "retry"})
+"""Operations that make something: their key makes a second sending find what the first made."""
+
 _SAFE_TO_REPEAT = frozenset(
     {"ping", "preview", "list", "show", "why", "cancel", "gpus", "node", "report"}
     | {"schedule_apply", "schedule_list", "schedule_tick", "stop"}
@@ -76,15 +79,17 @@ class Client:
     def call(self, op: str, /, **args: Any) -> Any:
         """The result of an operation.
 
-        A request whose connection breaks is sent again when that is safe: reads, and whatever
-        carries an ``idempotency_key``.
+        A request whose connection breaks is sent again when that is safe: reads, and submits,
+        which get an idempotency key of their own where the caller gave none.
 
         Raises:
             MlschedError: what the service answered.
             UnreachableError: no service, and none could be started; or it did not answer in time.
             ConfigError: the service has another version, or belongs to somebody else.
         """
-        safe = op in _SAFE_TO_REPEAT or bool(args.get("idempotency_key"))
+        if op in _KEYED and not args.get("idempotency_key"):
+            args["idempotency_key"] = f"client-{os.urandom(16).hex()}"
+        safe = op in _SAFE_TO_REPEAT or op in _KEYED
         for left in range(RETRIES_MAX if safe else 0, -1, -1):
             try:
                 with self.stream(op, **args) as stream:
