@@ -137,10 +137,10 @@ class ShardMap:
             self._reader(shard).get_batch(batch - int(self._first_batch[shard])).column(name)
             for shard, batch in zip(owners.tolist(), touched.tolist(), strict=True)
         ]
-        before = np.concatenate([[0], np.cumsum([len(chunk) for chunk in chunks])])
+        before = np.cumsum([0, *(len(chunk) for chunk in chunks)])
         wanted = pa.array(before[which] + inside)
-        taken = pa.chunked_array(chunks).take(wanted)
-        return taken.combine_chunks() if isinstance(taken, pa.ChunkedArray) else taken
+        kind = self.dataset.schema.field(name).type
+        return pa.chunked_array(chunks, kind).take(wanted).combine_chunks()
 
     def will_need(self, rows: Positions, block_rows: int) -> None:
         """Tell the kernel which blocks come next, so that it reads them while others are used."""
