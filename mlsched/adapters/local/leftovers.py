@@ -6,7 +6,9 @@
 3. ``MLSCHED_JOB_ID`` and ``MLSCHED_ATTEMPT`` in the environment of our own user's processes.
 4. Whatever descends from any of these.
 
-Nothing is killed on weaker evidence: an id that was used again is a stranger.
+Nothing is killed on weaker evidence: an id that was used again is a stranger. So one kind of
+process can escape where no control group can be made: one that left the session, cleared its
+environment and lost its parent, all before its supervisor was killed with SIGKILL.
 """
 
 from __future__ import annotations

@@ -8,7 +8,7 @@ import os
 import signal
 import sys
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -67,6 +67,7 @@ class Bench:
         self.settings = Settings()
         self.count = 0
         self.until = until
+        self.sleep = asyncio.sleep
         self.python = sys.executable
 
     def use(
@@ -145,6 +146,21 @@ class Bench:
                 if not is_dead and process.environ().get("MLSCHED_JOB_ID") == job.id:
                     found.append(process)
         return found
+
+    def supervisor(self, job: Job) -> int:
+        """Process id of the job's supervisor."""
+        claim = self.files(job).read_claim()
+        assert claim is not None
+        assert claim.identity is not None
+        return claim.identity.pid
+
+    def signal_supervisor(self, job: Job, number: int) -> None:
+        """Signal the job's supervisor."""
+        os.kill(self.supervisor(job), number)
+
+    def begin(self, work: Coroutine[Any, Any, Any]) -> asyncio.Task[Any]:
+        """Begin work and go on."""
+        return asyncio.get_running_loop().create_task(work)
 
     def kill_all(self) -> None:
         """End whatever a failed test left running."""

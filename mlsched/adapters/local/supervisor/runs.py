@@ -55,9 +55,10 @@ def main(directory: str) -> int:
         if not link_once(directory, "run.json", _identity()):
             reserve.release()
             return 0
-    except OSError as failed:
+    except (OSError, ValueError) as failed:
         sys.stderr.write(f"nothing was started: {failed}\n")
-        return EXIT_TEMPORARY if failed.errno in (errno.ENOSPC, errno.EDQUOT) else 1
+        is_full = getattr(failed, "errno", 0) in (errno.ENOSPC, errno.EDQUOT)
+        return EXIT_TEMPORARY if is_full else 1
     reserve.publish("exit.json", Run(directory, launch, wake).run())
     return 0
 
