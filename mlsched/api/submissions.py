@@ -7,7 +7,6 @@ default. It travels beside the document, never in it, so that documents can be s
 from __future__ import annotations
 
 import os
-import uuid
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -61,14 +60,12 @@ def _belongs_to_job(name: str) -> bool:
 def submit_args(document: Mapping[str, Any], idempotency_key: str = "") -> dict[str, Any]:
     """Arguments of the operations ``submit`` and ``preview`` for an MLJob document.
 
-    Without a key of the user's, a new one is made: the request may then be sent twice safely.
-
     Raises:
         ConfigError: the working directory is gone.
     """
     return {
         "document": dict(document),
-        "idempotency_key": idempotency_key or f"client-{uuid.uuid4().hex}",
+        "idempotency_key": idempotency_key,
         "user": current_user(),
         "environment": capture_environment(),
         "workdir": current_directory(),

@@ -107,16 +107,30 @@ _PLAIN = (str, int, float, bool)
 
 
 def lighten(command: Any) -> None:
-    """Spare a command, and the commands below it, the cost of pydantic where nothing needs it."""
-    for parameter in command.params:
-        descriptor = getattr(parameter, "type_descriptor", None)
-        kind = getattr(descriptor, "annotation", None)
-        plain = kind in _PLAIN or kind == list[str]
-        limited = getattr(descriptor, "is_ranged", True) or getattr(descriptor, "is_choice", True)
-        if plain and not limited and hasattr(parameter, "_runtime_param"):
-            parameter._runtime_param = PlainText(kind)
+    """Spare a command, and the commands below it, the cost of pydantic where nothing needs it.
+
+    Parameters are taken as the command gives them, for ``--help`` is only made then.
+    """
+    get_params = command.get_params
+
+    def get_light_params(ctx: Any) -> Any:
+        parameters = get_params(ctx)
+        for parameter in parameters:
+            _lighten_parameter(parameter)
+        return parameters
+
+    command.get_params = get_light_params
     for inner in getattr(command, "commands", {}).values():
         lighten(inner)
+
+
+def _lighten_parameter(parameter: Any) -> None:
+    descriptor = getattr(parameter, "type_descriptor", None)
+    kind = getattr(descriptor, "annotation", None)
+    plain = kind in _PLAIN or kind == list[str]
+    limited = getattr(descriptor, "is_ranged", True) or getattr(descriptor, "is_choice", True)
+    if plain and not limited and hasattr(parameter, "_runtime_param"):
+        parameter._runtime_param = PlainText(kind)
 
 
 class Catalogue(TyperGroup):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import uuid
 from typing import Annotated
 
 import typer
@@ -28,12 +27,7 @@ def retry(
     from mlsched.cli.completing import remember
     from mlsched.cli.requests import parse_changes
 
-    new = session.client.call(
-        "retry",
-        job=job,
-        set=parse_changes(changes or []),
-        idempotency_key=f"client-{uuid.uuid4().hex}",
-    )["jobs"][0]
+    new = session.client.call("retry", job=job, set=parse_changes(changes or []))["jobs"][0]
     remember(session, [new["name"]])
     session.emit(new, lambda: str(new["name"]), [new["name"]])
     session.hint(f"follow: mlsched logs -f {new['name']}")
