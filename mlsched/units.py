@@ -146,3 +146,8 @@ def _bad_cpus(found: object, what: str) -> SpecError:
 def format_cpus(milli_cpus: int) -> str:
     """``1500`` as ``1.5``."""
     return f"{milli_cpus / MILLI:g}"
+
+
+def count_cpus(milli_cpus: int) -> str:
+    """``1000`` as ``1 CPU``, all else as ``1.5 CPUs``."""
+    return f"{format_cpus(milli_cpus)} CPU{'' if milli_cpus == MILLI else 's'}"

@@ -68,7 +68,7 @@ def _position(job: Job, snapshot: ClusterSnapshot, policy: Policy) -> list[str]:
         return ["it is the first in the queue"]
     gpus = sum(need_of(other.spec).gpus * other.spec.nodes for other in ahead)
     jobs = "1 job is" if len(ahead) == 1 else f"{len(ahead)} jobs are"
-    return [f"{jobs} ahead of it, asking for {gpus} GPUs in all"]
+    return [f"{jobs} ahead of it" + (f", asking for {gpus} GPUs in all" if gpus else "")]
 
 
 def _history(job: Job) -> list[str]:

@@ -10,7 +10,7 @@ from mlsched.core.placement import place
 from mlsched.model.nodes import Device, Node
 from mlsched.model.reasons import Reason, ReasonCode
 from mlsched.model.resources import GroupNeed
-from mlsched.units import format_bytes, format_cpus
+from mlsched.units import count_cpus, format_bytes, format_cpus
 
 HOLDERS_SHOWN_MAX = 5
 
@@ -50,7 +50,7 @@ def _never_text(
         return text, {"resource": "gpus", "asked": need.gpus * groups, "total": len(fitting)}
     if need.milli_cpus * groups > cpus:
         text = (
-            f"asks for {format_cpus(need.milli_cpus * groups)} CPUs, "
+            f"asks for {count_cpus(need.milli_cpus * groups)}, "
             f"and what exists is {format_cpus(cpus)}"
         )
         return text, {"resource": "cpus", "asked": need.milli_cpus * groups, "total": cpus}
@@ -126,7 +126,7 @@ def _short_of_cpus(
     if free >= asked:
         return None
     total = sum(node.milli_cpus for node in ledger.nodes.values())
-    text = f"needs {format_cpus(asked)} CPUs: {format_cpus(free)} of {format_cpus(total)} free"
+    text = f"needs {count_cpus(asked)}: {format_cpus(free)} of {format_cpus(total)} free"
     return _capacity("cpus", text, (asked, free, total), _holders(ledger, names))
 
 
@@ -192,7 +192,7 @@ def describe_gpus(need: GroupNeed, groups: int) -> str:
 def describe_need(need: GroupNeed, groups: int) -> str:
     """The whole need in words: GPUs, CPUs, memory."""
     parts = [describe_gpus(need, 1)] if need.gpus else []
-    parts.append(f"{format_cpus(need.milli_cpus)} CPUs")
+    parts.append(count_cpus(need.milli_cpus))
     if need.whole_memory:
         parts.append("all memory of a node")
     elif need.memory_bytes:

@@ -6,6 +6,7 @@ and never trusted.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -28,21 +29,34 @@ def attempt_dir(paths: Paths, job: Job) -> Path | None:
     return paths.jobs_dir / job.id / str(job.attempt)
 
 
-def detail_view(job: Job, paths: Paths, now_ms: int) -> JsonObject:
-    """The keys that ``show`` adds to the JOB object."""
-    directory = attempt_dir(paths, job)
+def detail_view(found: Sequence[Job], paths: Paths, now_ms: int, *, whole: bool) -> JsonObject:
+    """The keys that ``show`` adds to the JOB object.
+
+    Args:
+        found: One job, or the elements of an array.
+        whole: The array as a whole is shown: what belongs to one attempt is left empty.
+    """
+    job = found[0]
+    directory = None if whole else attempt_dir(paths, job)
     enforcement = job.attempts[-1].enforcement if job.attempts else Enforcement()
     name = job.array.name if job.array else job.name
-    return usage_view(job, now_ms) | {
+    return _usage(found, now_ms) | {
         "document": to_document(job.spec, Metadata(name=name)),
-        "attempts": [attempt_view(attempt) for attempt in job.attempts],
+        "attempts": [] if whole else [attempt_view(attempt) for attempt in job.attempts],
         "enforcement": {"memory": enforcement.memory, "cpus": enforcement.cpus},
         "directory": str(directory) if directory else None,
         "log_files": _log_files(directory),
-        "placement": [placement_view(group) for group in job.placements],
+        "placement": [placement_view(group) for one in found for group in one.placements],
         "after": [{"job": d.name, "id": d.job_id, "condition": d.condition} for d in job.after],
         "progress": read_job_file(directory, "progress.json"),
     }
+
+
+def _usage(found: Sequence[Job], now_ms: int) -> JsonObject:
+    """Usage of one job; of an array the sums, the longest wait and the highest memory."""
+    usages = [usage_view(job, now_ms) for job in found]
+    most = ("wait_s", "memory_peak_bytes")
+    return {key: (max if key in most else sum)(usage[key] for usage in usages) for key in usages[0]}
 
 
 def reported(job: Job, paths: Paths) -> JsonObject:

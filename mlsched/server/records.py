@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterable
+from collections.abc import AsyncIterator, Callable, Iterable
 
 from mlsched.adapters.store import Store
 from mlsched.errors import NotFoundError
@@ -74,30 +74,41 @@ class Records:
     def _array_view(self, elements: list[Job]) -> JsonObject:
         return array_view(elements, self._driver.controller.reasons, count_states(elements))
 
-    async def rows(self, *, ended: bool, limit: int | None) -> tuple[list[JsonObject], int]:
+    async def rows(
+        self, keep: Callable[[JsonObject], bool], *, ended: bool, limit: int | None
+    ) -> tuple[list[JsonObject], int]:
         """Rows of ``ls``: open jobs in order, then ended ones, newest first; an array is one row.
 
+        Args:
+            keep: Whether a row is wanted.
+            ended: Ended jobs too: the newest 1,000, or as many as ``limit`` asks for.
+
         Returns:
-            The rows, and how many jobs there are in all among those that were asked for.
+            The first ``limit`` rows that are wanted, and how many there are.
         """
+        rows: list[JsonObject] = []
+        total = 0
+        async for row in self._all_rows(max(limit or 0, ENDED_SHOWN_MAX) if ended else 0):
+            if keep(row):
+                total += 1
+                if limit is None or len(rows) < limit:
+                    rows.append(row)
+        return rows, total
+
+    async def _all_rows(self, ended_max: int) -> AsyncIterator[JsonObject]:
         jobs = list(self._driver.controller.jobs.values())
         jobs.sort(key=lambda job: (not job.state.is_placed, job.seq))
-        if ended:
+        if ended_max:
             seen = {job.id for job in jobs}
-            wanted = limit or ENDED_SHOWN_MAX
-            stored = await self._store.ended_jobs(wanted)
+            stored = [self.newest(job) for job in await self._store.ended_jobs(ended_max)]
             jobs.extend(job for job in stored if job.id not in seen)
-        rows: list[JsonObject] = []
         shown: set[str] = set()
         for job in jobs:
-            if limit is not None and len(rows) >= limit:
-                break
             if job.array is None:
-                rows.append(self.view(job))
+                yield self.view(job)
             elif job.array.array_id not in shown:
                 shown.add(job.array.array_id)
-                rows.append(self._array_view(await self.find(job.array.array_id)))
-        return rows, len(jobs)
+                yield self._array_view(await self.find(job.array.array_id))
 
     async def known_ends(self, ids: list[str]) -> dict[str, JobState]:
         """States of those of these jobs and arrays that have ended.

@@ -21,6 +21,7 @@ from mlsched.core.explain import explain, preview
 from mlsched.errors import SpecError, StoreFullError
 from mlsched.model.events import CancelRequested, JobSubmitted
 from mlsched.model.jobs import Job, JobState
+from mlsched.model.specs import ArraySpec
 from mlsched.runtime.driver import Driver
 from mlsched.server.details import detail_view, reported
 from mlsched.server.inventories import Inventories
@@ -153,13 +154,12 @@ class Service:
         """Jobs as rows; arrays are one row."""
         states = _states(args.get("state") or ())
         ended = bool(args.get("all")) or any(state.is_ended for state in states)
-        rows, total = await self.records.rows(ended=ended, limit=args.get("limit"))
         queue = args.get("queue")
-        rows = [
-            row
-            for row in rows
-            if (not states or row["state"] in states) and (not queue or row["queue"] == queue)
-        ]
+
+        def keep(row: JsonObject) -> bool:
+            return (not states or row["state"] in states) and queue in (None, "", row["queue"])
+
+        rows, total = await self.records.rows(keep, ended=ended, limit=args.get("limit"))
         return {"jobs": rows, "total": total}
 
     async def show(self, args: Args) -> JsonObject:
@@ -168,7 +168,7 @@ class Service:
         found = await self.records.get(text)
         view = await self.records.view_found(text, found)
         now_ms = self._driver.now().wall_ms
-        return view | detail_view(found[0], self._paths, now_ms)
+        return view | detail_view(found, self._paths, now_ms, whole=view["array"] is not None)
 
     async def why(self, args: Args) -> JsonObject:
         """The one reason, its evidence, and what would start the job now."""
@@ -202,9 +202,13 @@ class Service:
 
     async def retry(self, args: Args) -> JsonObject:
         """Submit the spec of a job again, perhaps with changes, as a new job."""
-        job = (await self.records.get(str(args.get("job", ""))))[0]
-        base = job.array.name if job.array else job.name
-        document = to_document(job.spec)
+        text = str(args.get("job", ""))
+        job = (await self.records.get(text))[0]
+        spec, base = job.spec, job.name
+        if job.array is not None:
+            base = job.array.name
+            spec = spec if text != job.name else replace(spec, array=ArraySpec((job.array.index,)))
+        document = to_document(spec)
         document = edit_document(document, args.get("set") or {})
         document.setdefault("metadata", {})["name"] = base
         return await self.submit(
