@@ -72,7 +72,7 @@ def _position(job: Job, snapshot: ClusterSnapshot, policy: Policy) -> list[str]:
 
 
 def _history(job: Job) -> list[str]:
-    lines = []
+    lines: list[str] = []
     for attempt in job.attempts:
         if attempt.outcome is None:
             continue

@@ -308,7 +308,7 @@ def _from_events(gpu: Gpu, events: Iterable[GpuEvent], now_ms: int) -> list[Evid
     """One piece of evidence for each kind and code: the newest, and how often."""
     own = [e for e in events if e.uuid == gpu.uuid and now_ms - e.at_ms < EVENT_LIFE_MS]
     own.sort(key=lambda event: (event.kind, event.code, event.at_ms))
-    found = []
+    found: list[Evidence] = []
     for _, several in groupby(own, key=lambda event: (event.kind, event.code)):
         same = list(several)
         made = _from_event(gpu, same[-1], len(same))

@@ -16,7 +16,7 @@ from mlsched.model.reasons import Reason
 def one_holder_a_device(jobs: Iterable[Job]) -> list[str]:
     """No device is given to two jobs, or twice to one."""
     holders: dict[str, str] = {}
-    broken = []
+    broken: list[str] = []
     for job in jobs:
         for group in job.placements:
             for uuid in group.devices:
@@ -28,7 +28,7 @@ def one_holder_a_device(jobs: Iterable[Job]) -> list[str]:
 
 def gang_whole_or_absent(jobs: Iterable[Job]) -> list[str]:
     """A job holds all of its groups, or nothing; only placed jobs hold anything."""
-    broken = []
+    broken: list[str] = []
     for job in jobs:
         wanted = job.spec.nodes if job.state.is_placed else 0
         if len(job.placements) != wanted:

@@ -101,7 +101,7 @@ def carry_over(previous: Inventory | None, current: Inventory) -> Inventory:
     known = {gpu.uuid: gpu for gpu in previous.gpus}
     seen = {gpu.uuid for gpu in current.gpus}
     missing = {gpu.index: gpu for gpu in previous.gpus if gpu.uuid not in seen}
-    gpus = []
+    gpus: list[Gpu] = []
     for gpu in current.gpus:
         before = known.get(gpu.uuid) or (None if gpu.is_identified else missing.get(gpu.index))
         gpus.append(_complete(before, gpu) if before else gpu)

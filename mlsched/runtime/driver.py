@@ -11,7 +11,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable
 
 from mlsched.errors import TemporaryError
 from mlsched.model.commands import Command, LaunchAttempt, SaveJob, StopAttempt
@@ -97,7 +97,7 @@ class Driver:
         return self._unsaved.get(job_id)
 
     @contextlib.contextmanager
-    def listen(self) -> Iterator[asyncio.Queue[Job]]:
+    def listen(self) -> Generator[asyncio.Queue[Job]]:
         """A queue of every version of every job, each put there once it is durable."""
         queue: asyncio.Queue[Job] = asyncio.Queue()
         self._listeners.add(queue)
