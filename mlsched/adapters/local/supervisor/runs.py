@@ -65,7 +65,11 @@ def main(directory: str) -> int:
 
 def _listen() -> int:
     """Let signals wake the loop; returns the handle that becomes readable."""
-    os.set_inheritable(STATUS_HANDLE, False)
+    try:
+        os.set_inheritable(STATUS_HANDLE, False)
+    except OSError:
+        # Nobody listens. The lowest free number is taken, so that nothing else gets it.
+        os.open(os.devnull, os.O_WRONLY)
     wake, waker = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
     signal.set_wakeup_fd(waker, warn_on_full_buffer=False)
     for number in (signal.SIGTERM, signal.SIGCHLD):
