@@ -13,7 +13,7 @@ import contextlib
 import time
 from collections.abc import Callable, Generator, Iterable
 
-from mlsched.errors import TemporaryError
+from mlsched.errors import InvariantError, TemporaryError
 from mlsched.model.commands import Command, LaunchAttempt, SaveJob, StopAttempt
 from mlsched.model.events import (
     AttemptEnded,
@@ -52,6 +52,7 @@ class Driver:
         on_problem: Callable[[str], None] = lambda line: None,
     ) -> None:
         self.controller = controller
+        self.broken = asyncio.Event()
         self._store = store
         self._actuator = actuator
         self._clock = clock or SystemClock()
@@ -81,8 +82,18 @@ class Driver:
                 await self._actuator.adopt(job)
 
     def post(self, *events: Event) -> None:
-        """Fold events now and queue what follows from them; call from the loop's thread."""
-        step = self.controller.step(events, self._clock.now())
+        """Fold events now and queue what follows from them; call from the loop's thread.
+
+        Raises:
+            InvariantError: a bug of ours. `broken` is set, and nothing more is decided: who drives
+                must end, and the next process starts from what is durable.
+        """
+        try:
+            step = self.controller.step(events, self._clock.now())
+        except InvariantError as error:
+            self.broken.set()
+            self._on_problem(f"a law is broken, stopping: {error.message}")
+            raise
         for command in step.commands:
             if isinstance(command, SaveJob):
                 self._unsaved[command.job.id] = command.job

@@ -111,7 +111,7 @@ async def _until_done(
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, service.stopping.set)
     busy_at = loop.time()
-    while True:
+    while not driver.broken.is_set():
         with contextlib.suppress(TimeoutError):
             await asyncio.wait_for(service.stopping.wait(), IDLE_CHECK_S)
             return

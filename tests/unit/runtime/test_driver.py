@@ -5,7 +5,9 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Iterable
 
-from mlsched.errors import StoreFullError, TemporaryError
+import pytest
+
+from mlsched.errors import InvariantError, StoreFullError, TemporaryError
 from mlsched.model.events import AttemptEnded, CancelRequested, Instant, JobSubmitted, NodeObserved
 from mlsched.model.jobs import EndCause, Job, JobState, Outcome
 from mlsched.runtime.controller import Controller
@@ -139,5 +141,21 @@ def test_what_was_placed_is_adopted_and_what_was_to_stop_is_stopped_again() -> N
         again.post(AttemptEnded("j", 1, Outcome(EndCause.STOPPED, 143, 15)))
         await other.until("save j=CANCELLED")
         await again.close()
+
+    asyncio.run(scenario())
+
+
+def test_a_broken_law_stops_the_driver_and_is_told() -> None:
+    async def scenario() -> None:
+        log, told = Log(), []
+        driver = Driver(Controller(), log, log, clock=Still(), on_problem=told.append)
+        driver.start()
+        driver.post(NodeObserved(node("a", 2)), JobSubmitted(job("j", 1)))
+        driver.controller.ledger.release("j")
+        with pytest.raises(InvariantError):
+            driver.post(JobSubmitted(job("k", 2)))
+        assert driver.broken.is_set()
+        assert "ledger is derived" in told[0]
+        await driver.close()
 
     asyncio.run(scenario())
