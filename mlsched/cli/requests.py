@@ -58,7 +58,7 @@ def read_request(
     file_pairs = [pair for path in extras["env_file"] or () for pair in read_env_file(path)]
     document = combine(
         found.document,
-        [*file_pairs, *flags],
+        [*file_pairs, *(_as_typed(session.words, pair) for pair in flags)],
         session.settings.defaults,
         named=found.named,
     )
@@ -68,6 +68,13 @@ def read_request(
         document = load_document(edit_document(tree, changes))
     tree = to_document(document.spec, document.metadata)
     return Request(document, submit_args(tree, extras["idempotency_key"]), found.named)
+
+
+def _as_typed(line: Sequence[str], pair: tuple[str, str]) -> tuple[str, str]:
+    """A flag by the name it was typed with where that matters: Slurm's ``-n`` is a count."""
+    name, value = pair
+    short = name == "--name" and value.isdecimal() and ("-n" in line or f"-n{value}" in line)
+    return ("-n", value) if short else pair
 
 
 def _read_words(session: Session, words: list[str]) -> Submission:
