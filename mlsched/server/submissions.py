@@ -17,7 +17,7 @@ from mlsched.model.jobs import ArrayMembership, Job, ResolvedDependency
 from mlsched.model.resources import need_of
 from mlsched.model.specs import Dependency, JobSpec
 from mlsched.specs.documents import JobDocument, load_document
-from mlsched.specs.limits import clean_name
+from mlsched.specs.limits import check_environment, clean_name
 from mlsched.specs.sources import FILE_ANNOTATION
 
 Finder = Callable[[str], Awaitable[list[Job]]]
@@ -43,6 +43,7 @@ class Request:
         self.key = str(args.get("idempotency_key") or "")
         self.user = str(args.get("user") or "")
         self.environment = _strings(args.get("environment"))
+        check_environment(self.environment, "environment")
         self.workdir = str(args.get("workdir") or "/")
         if len(self.key) > 256:
             raise SpecError("an idempotency key has at most 256 characters.")
@@ -57,7 +58,7 @@ class Request:
 def _strings(found: Any) -> dict[str, str]:
     if not isinstance(found, dict):
         return {}
-    return {str(name): str(value) for name, value in found.items() if "\0" not in f"{name}{value}"}
+    return {str(name): str(value) for name, value in found.items()}
 
 
 def refuse_what_never_fits(spec: JobSpec, ledger: Ledger) -> None:

@@ -159,7 +159,7 @@ def validate_spec(spec: JobSpec) -> None:
             expected = f"a number from {least / scale:g} to {greatest // scale}"
             raise fault(f"spec.{document_name(attribute)}", expected, value // scale)
     _check_program(spec)
-    _check_environment(spec.env)
+    check_environment(spec.env)
     total_bytes = sum(len(word.encode()) + 1 for word in spec.command)
     total_bytes += sum(len(f"{name}={value}".encode()) + 1 for name, value in spec.env.items())
     if total_bytes > EXEC_BYTES_MAX:
@@ -207,11 +207,16 @@ def check_script(script: str, where: str) -> None:
     _check_text(script, where, SCRIPT_BYTES_MAX)
 
 
-def _check_environment(env: Mapping[str, str]) -> None:
+def check_environment(env: Mapping[str, str], where: str = "spec.env") -> None:
+    """Check that exec will take every variable.
+
+    Raises:
+        SpecError: a name or a value that it would refuse.
+    """
     for name, value in env.items():
         if not name or "=" in name or "\0" in name:
-            raise fault("spec.env", "a name that is not empty and has no '=' or NUL", name)
-        _check_text(f"{name}={value}", key_path("spec.env", name), ARGUMENT_BYTES_MAX)
+            raise fault(where, "a name that is not empty and has no '=' or NUL", name)
+        _check_text(f"{name}={value}", key_path(where, name), ARGUMENT_BYTES_MAX)
 
 
 def _check_text(text: str, where: str, bytes_max: int) -> None:
