@@ -205,6 +205,8 @@ class LocalNode:
 
     def _died(self, watched: _Watched) -> None:
         asyncio.get_running_loop().remove_reader(watched.process_handle)
+        if watched.status_handle >= 0:
+            self._hear(watched)
         self._begin(self._conclude(watched, fresh=True))
 
     async def _look_for_start(self, watched: _Watched) -> None:
@@ -237,6 +239,8 @@ class LocalNode:
         while True:
             try:
                 return await asyncio.to_thread(watched.directory.revoke)
+            except FileNotFoundError:
+                return False
             except OSError:
                 await asyncio.sleep(RETRY_S)
 

@@ -24,7 +24,7 @@ def test_both_streams_are_kept_apart_in_cri_format(bench):
     lines = (bench.files(job).path / "rank-0.log").read_bytes().split(b"\n")
     assert lines.pop() == b""
     assert all(LINE.fullmatch(line) for line in lines)
-    assert lines[-1].endswith(b"stdout P three")
+    assert any(line.endswith(b"stdout P three") for line in lines)
 
 
 def test_binary_output_comes_back_byte_for_byte(bench):

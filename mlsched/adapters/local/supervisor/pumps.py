@@ -20,6 +20,9 @@ BLOCK_BYTES_MAX = 1 << 20
 READ_BYTES = 64 * 1024
 """A pipe's default size: more is never there."""
 
+DRAIN_READS_MAX = 64
+"""Four times what the largest pipe of an ordinary user holds."""
+
 UNFINISHED_S = 0.2
 """How long an unfinished line (a prompt, a progress bar) waits for its end before it is shown."""
 
@@ -165,18 +168,11 @@ class Stream:
         return True
 
     def drain(self) -> None:
-        """Take all that is there now, then close: for pipes that a stranger still holds."""
-        while self.handle >= 0:
-            try:
-                data = os.read(self.handle, READ_BYTES)
-            except OSError:
-                data = b""
-            if not data:
-                self.close()
+        """Take what is there now, then close: a stranger may hold the pipe, and write for ever."""
+        for _ in range(DRAIN_READS_MAX):
+            if self.handle < 0 or not self.read():
                 return
-            if self._copy is not None:
-                self._copy.write(data)
-            self._take(data)
+        self.close()
 
     def _take(self, data: bytes) -> None:
         """Write the complete lines, keep the rest."""

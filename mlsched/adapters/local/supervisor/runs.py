@@ -6,7 +6,7 @@ process leaves, also when the disk is full.
 """
 
 # pathlib costs more to import than all of the supervisor's own code.
-# ruff: noqa: PTH123
+# ruff: noqa: PTH123, PTH208
 from __future__ import annotations
 
 import errno
@@ -45,7 +45,7 @@ GIVE_UP_S = 20.0
 
 def main(directory: str) -> int:
     """Supervise the attempt in this directory; returns the exit code of this process."""
-    os.closerange(STATUS_HANDLE + 1, 1 << 20)
+    _close_handles()
     os.chdir("/")
     wake = _listen()
     set_process_option(PR_SET_CHILD_SUBREAPER, 1)
@@ -61,6 +61,16 @@ def main(directory: str) -> int:
         return EXIT_TEMPORARY if is_full else 1
     reserve.publish("exit.json", Run(directory, launch, wake).run())
     return 0
+
+
+def _close_handles() -> None:
+    """Close what somebody above us left open: a job that held it would hold a lock or a pipe."""
+    for name in os.listdir("/proc/self/fd"):
+        if int(name) > STATUS_HANDLE:
+            try:
+                os.close(int(name))
+            except OSError:
+                continue
 
 
 def _listen() -> int:
@@ -90,6 +100,15 @@ def _identity() -> dict[str, Any]:
         "boot_id": boot_id,
         "claimed_at_ms": time.time_ns() // 1_000_000,
     }
+
+
+def _has_children() -> bool:
+    """Whether anything at all is below us; orphans would be our children."""
+    try:
+        os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT)
+    except ChildProcessError:
+        return False
+    return True
 
 
 class Run:
@@ -309,7 +328,7 @@ class Run:
         """Whether nothing of the attempt is left; what outlives the ranks is ended first."""
         if not self._verdict.have_all_ended:
             return self._has_given_up()
-        left = descendants([os.getpid()], list_processes())
+        left = descendants([os.getpid()], list_processes()) if _has_children() else []
         if not left:
             return True
         if not self._is_cleaning:
