@@ -1,20 +1,25 @@
-"""The inventory of this machine over time: read at the start, then every few seconds."""
+"""The inventory of this machine over time: readings every few seconds, events as they come.
+
+A GPU that does not answer stays in the inventory with what was known of it; an event counts from the
+moment it comes, without waiting for the next reading.
+"""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
 import time
+from collections import deque
 from collections.abc import Callable
 
 from msgspec.structs import replace
 
 from mlsched.adapters.local.machine import observe_machine
-from mlsched.adapters.nvml import read_inventory_async
+from mlsched.adapters.nvml import read_inventory_async, watch_events
 from mlsched.config import NodeSettings
-from mlsched.core.inventory import placeable_devices
+from mlsched.core.inventory import carry_over, placeable_devices, with_events
 from mlsched.model.events import NodeObserved
-from mlsched.model.inventory import Inventory
+from mlsched.model.inventory import GpuEvent, Inventory
 from mlsched.model.nodes import Node
 
 DEADLINE_S = 10.0
@@ -23,13 +28,16 @@ DEADLINE_S = 10.0
 NO_GPU_PERIOD_FACTOR = 20
 """A machine without a driver is asked this many times less often: one may be installed later."""
 
+EVENTS_KEPT_MAX = 10_000
+"""Newest events of the driver that are kept in memory; health looks at the last day of them."""
+
 
 class Inventories:
     """Reads the machine and tells the controller what changed.
 
     Args:
-        post: Takes the event `NodeObserved`.
         period_s: Between two readings.
+        post: Takes the event `NodeObserved`.
     """
 
     def __init__(
@@ -40,11 +48,18 @@ class Inventories:
         self._post = post
         self._reading = asyncio.Lock()
         self._machine: Node | None = None
+        self._latest: Inventory | None = None
+        self._events: deque[GpuEvent] = deque(maxlen=EVENTS_KEPT_MAX)
 
     async def read(self) -> Inventory:
         """Read all GPUs now and tell the controller; one reading at a time."""
         async with self._reading:
-            inventory = await read_inventory_async(deadline_s=DEADLINE_S)
+            found = await read_inventory_async(deadline_s=DEADLINE_S)
+            self._latest = carry_over(self._latest, found)
+        return self._tell(self._latest)
+
+    def _tell(self, latest: Inventory) -> Inventory:
+        inventory = with_events(latest, self._events)
         devices = placeable_devices(inventory, time.time_ns() // 1_000_000)
         machine = self._observe()
         self._post(NodeObserved(replace(machine, devices=devices, gpu_note=inventory.note)))
@@ -61,10 +76,20 @@ class Inventories:
         return self._machine
 
     async def run(self) -> None:
-        """Read for ever; the first reading is the caller's."""
-        quiet = False
+        """Read and listen for ever; the first reading is the caller's."""
+        async with asyncio.TaskGroup() as group:
+            group.create_task(self._listen())
+            group.create_task(self._read_again())
+
+    async def _read_again(self) -> None:
         while True:
+            quiet = self._latest is not None and not self._latest.gpus
             await asyncio.sleep(self._period_s * (NO_GPU_PERIOD_FACTOR if quiet else 1))
             with contextlib.suppress(OSError):
-                inventory = await self.read()
-                quiet = not inventory.gpus
+                await self.read()
+
+    async def _listen(self) -> None:
+        async for event in watch_events():
+            self._events.append(event)
+            if self._latest is not None:
+                self._tell(self._latest)
