@@ -10,15 +10,18 @@ import time
 
 from mlsched.adapters.local.attempts import AttemptDirectory, Claim, Started
 from mlsched.adapters.local.leftovers import kill_leftovers
-from mlsched.adapters.local.processes import read_boot_id
+from mlsched.adapters.local.processes import ProcessIdentity, is_alive, read_boot_id
 from mlsched.adapters.local.supervisor.runs import EXIT_TEMPORARY
 from mlsched.model.jobs import EndCause, Outcome
 
 
 def conclude(
     directory: AttemptDirectory, job_id: str, attempt: int, status: int | None, fresh: bool
-) -> tuple[Started | None, Outcome]:
+) -> tuple[Started | None, Outcome] | ProcessIdentity:
     """The start, if there was one, and the end of an attempt that nobody supervises any more.
+
+    Nothing is done to an attempt that has a living supervisor: its identity is returned. An
+    attempt that nobody has claimed is taken back.
 
     Args:
         status: How the supervisor ended, where it was our own child.
@@ -37,6 +40,8 @@ def conclude(
     claim = claim or directory.read_claim() or Claim()
     if claim.is_revoked:
         return None, _outcome(EndCause.REVOKED, "its launch was taken back before it began")
+    if claim.identity is not None and is_alive(claim.identity):
+        return claim.identity
     is_clean = kill_leftovers(directory, job_id, attempt, fresh=fresh)
     return started, directory.read_outcome() or _lost(claim, is_clean)
 

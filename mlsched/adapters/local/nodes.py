@@ -26,7 +26,12 @@ from mlsched.adapters.local.attempts import AttemptDirectory, Started
 from mlsched.adapters.local.conclusions import conclude
 from mlsched.adapters.local.environments import LaunchContext
 from mlsched.adapters.local.launches import build_launch, choose_port
-from mlsched.adapters.local.processes import ProcessIdentity, is_alive, signal_identity
+from mlsched.adapters.local.processes import (
+    ProcessIdentity,
+    is_alive,
+    read_identity,
+    signal_identity,
+)
 from mlsched.config import Settings
 from mlsched.errors import SpecError, StoreFullError, TemporaryError
 from mlsched.model.events import AttemptEnded, AttemptStarted, Event
@@ -54,6 +59,8 @@ class _Watched:
         self.lock = asyncio.Lock()
         self.port = 0
         self.child: int | None = None
+        self.identity: ProcessIdentity | None = None
+        self.is_watched = False
         self.process_handle = -1
         self.status_handle = -1
         self.has_started = False
@@ -92,7 +99,7 @@ class LocalNode:
             if watched.has_ended:
                 self._forget(watched)
                 return
-            if watched.process_handle >= 0:
+            if watched.is_watched:
                 return
             try:
                 await asyncio.to_thread(self._spawn, job, watched)
@@ -103,22 +110,20 @@ class LocalNode:
                 raise _explain(error, job) from error
             else:
                 self._watch(watched)
+                if watched.status_handle >= 0:
+                    loop = asyncio.get_running_loop()
+                    loop.add_reader(watched.status_handle, self._hear, watched)
 
     async def adopt(self, job: Job) -> None:
         """Find what became of an attempt that an earlier process launched, and watch it."""
         watched = self._open(job.id, job.attempt)
         async with watched.lock:
-            if watched.has_ended or watched.process_handle >= 0:
+            if watched.has_ended or watched.is_watched:
                 return
-            claim = await asyncio.to_thread(watched.directory.read_claim)
             launch = await asyncio.to_thread(watched.directory.read_launch)
             watched.port = int(launch.get("master_port", 0))
-            identity = claim.identity if claim else None
-            if identity is not None and _open_process(watched, identity):
-                self._watch(watched)
-                self._begin(self._look_for_start(watched))
-            else:
-                self._begin(self._conclude(watched, fresh=False))
+            watched.is_watched = True
+            self._begin(self._find_out(watched, fresh=False))
 
     async def stop(self, job_id: str, attempt: int, grace_s: int) -> None:
         """Ask an attempt to end; one that has not begun is taken back."""
@@ -133,7 +138,8 @@ class LocalNode:
             with contextlib.suppress(OSError):
                 await asyncio.to_thread(directory.write_stop, grace_s)
             if await self._revoke(watched):
-                self._end(watched, _revoked("stopped before anything was started"))
+                if not watched.is_watched:
+                    self._end(watched, _revoked("stopped before anything was started"))
                 return
             claim = directory.read_claim()
             if claim is not None and claim.identity is not None:
@@ -182,14 +188,22 @@ class LocalNode:
         finally:
             os.close(write_end)
         watched.child = pid
+        watched.identity = read_identity(pid)
         watched.status_handle = read_end
-        watched.process_handle = os.pidfd_open(pid)
 
     def _watch(self, watched: _Watched) -> None:
+        """Be told when the supervisor dies; without a handle to spare, look for it."""
+        watched.is_watched = True
+        pid = watched.identity.pid if watched.identity else watched.child
+        try:
+            watched.process_handle = os.pidfd_open(pid) if pid else -1
+        except OSError:
+            watched.process_handle = -1
+        if watched.process_handle < 0 or not _is_same(watched):
+            self._begin(self._look_for_death(watched))
+            return
         loop = asyncio.get_running_loop()
         loop.add_reader(watched.process_handle, self._died, watched)
-        if watched.status_handle >= 0:
-            loop.add_reader(watched.status_handle, self._hear, watched)
 
     def _hear(self, watched: _Watched) -> None:
         """The supervisor tells that every rank runs, or has closed its end."""
@@ -204,10 +218,18 @@ class LocalNode:
             self._start(watched, started)
 
     def _died(self, watched: _Watched) -> None:
-        asyncio.get_running_loop().remove_reader(watched.process_handle)
+        if watched.process_handle >= 0:
+            asyncio.get_running_loop().remove_reader(watched.process_handle)
+            os.close(watched.process_handle)
+            watched.process_handle = -1
         if watched.status_handle >= 0:
             self._hear(watched)
-        self._begin(self._conclude(watched, fresh=True))
+        self._begin(self._find_out(watched, fresh=True))
+
+    async def _look_for_death(self, watched: _Watched) -> None:
+        while watched.identity is not None and is_alive(watched.identity):
+            await asyncio.sleep(LOOK_S_MAX)
+        self._died(watched)
 
     async def _look_for_start(self, watched: _Watched) -> None:
         """Wait for the start of an adopted attempt; its pipe was another process'."""
@@ -220,17 +242,23 @@ class LocalNode:
             await asyncio.sleep(delay_s)
             delay_s = min(LOOK_S_MAX, delay_s * 2)
 
-    async def _conclude(self, watched: _Watched, *, fresh: bool) -> None:
-        """Find out how an attempt without a living supervisor ended, and tell."""
+    async def _find_out(self, watched: _Watched, *, fresh: bool) -> None:
+        """Watch the supervisor that claimed the attempt, if it lives; else tell how it ended."""
         status = _reap(watched)
         while True:
             try:
-                started, outcome = await asyncio.to_thread(
+                found = await asyncio.to_thread(
                     conclude, watched.directory, watched.job_id, watched.attempt, status, fresh
                 )
                 break
             except OSError:
                 await asyncio.sleep(RETRY_S)
+        if isinstance(found, ProcessIdentity):
+            watched.identity = found
+            self._watch(watched)
+            self._begin(self._look_for_start(watched))
+            return
+        started, outcome = found
         if started is not None:
             self._start(watched, started)
         self._end(watched, outcome)
@@ -305,25 +333,22 @@ def spawn_supervisor(attempt_dir: Path, status_handle: int, use_groups: bool) ->
     )
 
 
-def _open_process(watched: _Watched, identity: ProcessIdentity) -> bool:
-    """Get a handle on a living supervisor; False when it has died."""
-    try:
-        handle = os.pidfd_open(identity.pid)
-    except OSError:
-        return False
-    if not is_alive(identity):
-        os.close(handle)
-        return False
-    watched.process_handle = handle
-    return True
+def _is_same(watched: _Watched) -> bool:
+    """Whether the open handle is the supervisor's, and not of a stranger with its id."""
+    if watched.identity is None or is_alive(watched.identity):
+        return True
+    os.close(watched.process_handle)
+    watched.process_handle = -1
+    return False
 
 
 def _reap(watched: _Watched) -> int | None:
     """Take note of our own child's end; None when it was another process' child."""
-    if watched.child is None:
+    child, watched.child = watched.child, None
+    if child is None:
         return None
     try:
-        _, status = os.waitpid(watched.child, os.WNOHANG)
+        _, status = os.waitpid(child, os.WNOHANG)
     except ChildProcessError:
         return None
     return os.waitstatus_to_exitcode(status)

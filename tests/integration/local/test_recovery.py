@@ -158,7 +158,7 @@ def test_launching_twice_starts_once(bench):
 
 @pytest.mark.slow
 def test_a_revocation_that_races_with_the_claim_has_one_winner(bench):
-    """Twenty races at moments spread over a supervisor's start: what is revoked never ran."""
+    """Races at moments that are spread over a supervisor's start: what is revoked never ran."""
 
     async def race(run, delay_s):
         job = bench.shell("echo x >> $MLSCHED_JOB_ID", env={})
@@ -171,7 +171,10 @@ def test_a_revocation_that_races_with_the_claim_has_one_winner(bench):
         return revoked
 
     async def work(run):
-        return [await race(run, index * 0.0015) for index in range(20)]
+        won = []
+        while len(won) < 20 or (all(won) and len(won) < 200):
+            won.append(await race(run, len(won) * 0.0015))
+        return won
 
     won = bench.do(work)
     assert any(won), "a revocation before the claim wins"
