@@ -176,3 +176,15 @@ def test_no_rank_stays_when_one_cannot_start(bench):
     outcome = bench.run(job, 10)
     assert outcome.cause is EndCause.CANNOT_START
     assert bench.processes(job) == []
+
+
+def test_a_launch_that_is_not_understood_ends_with_a_record(bench):
+    """A bug of ours after the claim: the attempt still ends, durably, with what went wrong."""
+    job = bench.shell("exit 0")
+    files = bench.files(job)
+    files.create()
+    files.write_launch({"job_id": job.id, "attempt": 1}, "")
+    outcome = bench.run(job)
+    assert outcome.cause is EndCause.SUPERVISOR_LOST
+    assert "the supervisor failed" in outcome.message
+    assert files.read_outcome() == outcome

@@ -69,6 +69,24 @@ def test_a_second_stop_can_only_shorten_the_grace(bench):
     assert bench.do(work) < 10
 
 
+def test_sigterm_is_sent_once(bench):
+    """A program that saves its work on SIGTERM is not disturbed by a second request."""
+    text = "trap 'echo term' TERM; echo 1; for i in $(seq 30); do sleep 0.05; done; exit 3"
+    job = bench.shell(text)
+
+    async def work(run):
+        await run.node.launch(job)
+        await _printed(bench, job)
+        await run.node.stop(job.id, 1, 60)
+        await _printed(bench, job, b"1\nterm\n")
+        await run.node.stop(job.id, 1, 50)
+        return await run.ended(job)
+
+    outcome = bench.do(work)
+    assert (outcome.cause, outcome.exit_code) == (EndCause.STOPPED, 3)
+    assert bench.output(job) == b"1\nterm\n"
+
+
 def test_a_stopped_process_hears_the_stop(bench):
     job = bench.shell("echo 1; kill -STOP $$; sleep 100")
 

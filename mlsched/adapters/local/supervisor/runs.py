@@ -59,8 +59,24 @@ def main(directory: str) -> int:
         sys.stderr.write(f"nothing was started: {failed}\n")
         is_full = getattr(failed, "errno", 0) in (errno.ENOSPC, errno.EDQUOT)
         return EXIT_TEMPORARY if is_full else 1
-    reserve.publish("exit.json", Run(directory, launch, wake).run())
+    try:
+        outcome = Run(directory, launch, wake).run()
+    except Exception as failed:  # noqa: BLE001 - a bug of ours must not lose the attempt's end
+        outcome = _lost(failed)
+    reserve.publish("exit.json", outcome)
     return 0
+
+
+def _lost(failed: Exception) -> dict[str, Any]:
+    """The outcome when we failed ourselves: nothing of the job goes on without us."""
+    deadline = time.monotonic() + GIVE_UP_S
+    while kill_descendants([os.getpid()]) and time.monotonic() < deadline:
+        time.sleep(CLEAN_S)
+    return {
+        "cause": "supervisor_lost",
+        "message": f"the supervisor failed: {type(failed).__name__}: {failed}"[:500],
+        "ended_at_ms": time.time_ns() // 1_000_000,
+    }
 
 
 def _close_handles() -> None:
@@ -137,7 +153,7 @@ class Run:
         self._cpu_s = 0.0
 
     def run(self) -> dict[str, Any]:
-        """Live through the attempt; returns its outcome. Never raises."""
+        """Live through the attempt; returns its outcome, once nothing of it runs."""
         try:
             self._start()
             while not self._is_over():
@@ -146,9 +162,6 @@ class Run:
                 self._act()
         except StartError as failed:
             self._give_up(failed)
-        except Exception as failed:  # noqa: BLE001 - a bug of ours must not lose the attempt's end
-            text = f"the supervisor failed: {type(failed).__name__}: {failed}"
-            self._give_up(StartError("supervisor_lost", None, text))
         for rank in self._ranks:
             for stream in rank.streams:
                 stream.drain()
@@ -266,8 +279,10 @@ class Run:
     def _stop(self, cause: str, message: str, grace_s: float) -> None:
         """End all ranks; the first cause stays, a later request can only shorten the grace."""
         self._verdict.stop(cause, message)
+        is_first = self._deadlines.kill_at is None
         self._deadlines.stop(time.monotonic(), grace_s)
-        if grace_s > 0:
+        # Never twice: to many programs a second SIGTERM says that they should not save their work.
+        if is_first and grace_s > 0:
             for rank in self._ranks:
                 rank.send(signal.SIGTERM)
                 rank.send(signal.SIGCONT)
