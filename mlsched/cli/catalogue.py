@@ -16,8 +16,8 @@ class Entry(NamedTuple):
     summary: str
     section: str = ""
     """Heading in the help; commands without one are hidden there: aliases."""
-    words: str = "reads"
-    """``reads`` options anywhere, or ``command``: all behind the first word belongs to it."""
+    words: str = ""
+    """``command`` for those whose words are a command or a file: see `mlsched.cli.words`."""
 
 
 RUN = "Run jobs"

@@ -89,7 +89,7 @@ def _disk(client: Client) -> Check:
 def _sqlite(client: Client) -> Check:
     from importlib.metadata import version
 
-    return Check("sqlite", "ok", f"apsw {version('apsw')}, its own SQLite inside")
+    return Check("sqlite", "ok", f"SQLite {version('apsw').rpartition('.')[0]}, inside apsw")
 
 
 def _service(client: Client) -> Check:
@@ -138,7 +138,7 @@ def _gpus(client: Client) -> Check:
         told = f"{len(devices)} GPUs, {len(bad)} not healthy: {', '.join(bad)}"
         return Check("gpus", "warn", told, "Run 'mlsched gpus' to see the reasons.")
     if not devices:
-        return Check("gpus", "ok", str(found["note"] or "no GPU") + "; CPU jobs run")
+        return Check("gpus", "ok", str(found["note"] or "no GPU: CPU jobs only"))
     return Check("gpus", "ok", f"{len(devices)} GPUs, all healthy")
 
 

@@ -18,6 +18,7 @@ import typer
 from typer.core import TyperGroup
 
 from mlsched.cli.catalogue import ALIASES, COMMANDS, Entry
+from mlsched.cli.words import CommandLine
 
 Parameter = inspect.Parameter
 _SETTINGS = {"help_option_names": ["-h", "--help"], "max_content_width": 100}
@@ -235,10 +236,9 @@ def build(name: str, entry: Entry) -> Any:
 
 def _build_function(name: str, entry: Entry, target: Callable[..., Any], examples: str) -> Any:
     app = typer.Typer(add_completion=False, rich_markup_mode=None, pretty_exceptions_enable=False)
-    settings: dict[str, Any] = dict(_SETTINGS)
-    if entry.words == "command":
-        settings["allow_interspersed_args"] = False
-    app.command(name, help=help_text(target, examples), context_settings=settings)(_adapt(target))
+    kind = CommandLine if entry.words == "command" else None
+    text = help_text(target, examples)
+    app.command(name, cls=kind, help=text, context_settings=_SETTINGS)(_adapt(target))
     return typer.main.get_command(app)
 
 

@@ -18,6 +18,7 @@ EXIT_BROKEN_PIPE = 141
 def main(argv: list[str] | None = None) -> int:
     """Run one command line; returns the exit code."""
     words = sys.argv[1:] if argv is None else argv
+    _open_missing_streams()
     if words in (["version"], ["--version"], ["-V"]):
         from mlsched.version import __version__
 
@@ -29,6 +30,13 @@ def main(argv: list[str] | None = None) -> int:
         return _flush(EXIT_BROKEN_PIPE)
     except KeyboardInterrupt:
         return _flush(EXIT_INTERRUPTED)
+
+
+def _open_missing_streams() -> None:
+    """Where a standard stream was closed by who started us, write to nowhere."""
+    for name in ("stdout", "stderr"):
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(os.devnull, "w", encoding="utf-8"))  # noqa: SIM115, PTH123
 
 
 def _flush(code: int) -> int:

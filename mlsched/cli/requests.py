@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -15,12 +14,13 @@ from mlsched.api.layering import combine
 from mlsched.api.submissions import submit_args
 from mlsched.cli.render.texts import one_line, printable
 from mlsched.cli.session import Session
+from mlsched.cli.words import is_behind_dashes, names_file
 from mlsched.errors import SpecError
 from mlsched.model.resources import world_size
 from mlsched.model.specs import JobSpec
 from mlsched.specs.documents import JobDocument, load_document, to_document
 from mlsched.specs.edits import edit_document
-from mlsched.specs.sources import STDIN, Submission, read_submission
+from mlsched.specs.sources import Submission, read_submission
 
 JsonObject = dict[str, Any]
 Pairs = Sequence[tuple[str, str]]
@@ -84,26 +84,9 @@ def _read_words(session: Session, words: list[str]) -> Submission:
             "Write the command behind --: mlsched run -- python train.py",
         )
     first, rest = words[0], words[1:]
-    if not _is_behind_dashes(session.words, words) and (first == STDIN or _is_spec_file(first)):
-        return read_submission(first, rest[1:] if rest[:1] == ["--"] else rest)
+    if names_file(first) and not is_behind_dashes(session.words, words):
+        return read_submission(first, rest)
     return Submission(JobDocument(JobSpec(command=tuple(words))))
-
-
-def _is_behind_dashes(line: Sequence[str], words: Sequence[str]) -> bool:
-    """Whether ``--`` stands right before these last words of the command line."""
-    before = len(line) - len(words) - 1
-    return before >= 0 and line[before] == "--"
-
-
-def _is_spec_file(path: str) -> bool:
-    """Whether a first word names a document or script; programs are commands."""
-    if not os.path.isfile(path):  # noqa: PTH113 - a word may be longer than a path can be
-        return path.endswith((".yaml", ".yml"))
-    try:
-        with Path(path).open("rb") as file:
-            return file.read(4) != b"\x7fELF"
-    except OSError:
-        return True
 
 
 def read_env_file(path: str) -> list[tuple[str, str]]:

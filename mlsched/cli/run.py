@@ -21,7 +21,7 @@ def run(
     extras: dict[str, Any],
     words: Annotated[
         list[str] | None,
-        typer.Argument(metavar="[--] COMMAND...", help="Command, or FILE [ARGUMENTS]."),
+        typer.Argument(metavar="[--] COMMAND... | FILE", help="Command, or FILE [--] [ARGUMENTS]."),
     ] = None,
 ) -> int:
     """Submit a job, print its output as it comes, and exit with its exit code.

@@ -12,6 +12,7 @@ EXAMPLES = """
 mlsched submit --gpus 2 --time 4h -- python train.py
 mlsched submit job.yaml
 mlsched submit train.sh --dry-run
+mlsched submit train.sh -- --lr 0.1
 mlsched submit - < job.yaml
 """
 
@@ -22,7 +23,7 @@ def submit(
     extras: dict[str, Any],
     words: Annotated[
         list[str] | None,
-        typer.Argument(metavar="[--] COMMAND...", help="Command, or FILE [ARGUMENTS]."),
+        typer.Argument(metavar="[--] COMMAND... | FILE", help="Command, or FILE [--] [ARGUMENTS]."),
     ] = None,
     wait: Annotated[
         bool, typer.Option("--wait", help="Wait for its end, and exit with its exit code.")
@@ -34,7 +35,7 @@ def submit(
     """Submit a job and print its name.
 
     FILE is an MLJob document (YAML or JSON), a batch script with #MLSCHED or #SBATCH lines, or a
-    Python file; - is standard input. Everything behind FILE is passed to it.
+    Python file; - is standard input. Words behind FILE are passed to it, options behind --.
     """
     from mlsched.cli.completing import remember
     from mlsched.cli.requests import preview, preview_text, read_request

@@ -7,6 +7,7 @@ import sys
 
 import pytest
 
+from mlsched.cli.loading import make_program
 from mlsched.cli.requests import parse_changes, preview_text, read_env_file, read_request
 from mlsched.cli.session import Session
 from mlsched.errors import SpecError
@@ -48,18 +49,49 @@ def test_the_same_file_behind_the_dashes_is_a_command(tmp_path):
 def test_a_script_gets_the_words_behind_it(tmp_path):
     path = tmp_path / "train.sh"
     path.write_text("#!/bin/sh\n#MLSCHED --gpus 2\necho $1\n")
-    line = ["submit", str(path), "--lr", "0.1"]
+    line = ["submit", str(path), "0.1"]
     found = _request(line, line[1:])
-    assert found.document.spec.command == ("--lr", "0.1")
+    assert found.document.spec.command == ("0.1",)
     assert found.document.spec.gpus_per_node == 2
     assert found.document.spec.script.startswith("#!/bin/sh")
 
 
-def test_dashes_between_a_file_and_its_arguments_are_left_out(tmp_path):
+@pytest.mark.parametrize(
+    ("behind", "dry", "words"),
+    [
+        ([], False, []),
+        (["--dry-run"], True, []),
+        (["0.1", "--dry-run"], True, ["0.1"]),
+        (["--", "--dry-run"], False, ["--dry-run"]),
+        (["--dry-run", "0.1", "--", "--lr", "--", "x"], True, ["0.1", "--lr", "--", "x"]),
+    ],
+)
+def test_options_may_stand_behind_a_file_and_its_own_stand_behind_dashes(
+    tmp_path, behind, dry, words
+):
     path = tmp_path / "train.sh"
     path.write_text("#!/bin/sh\n")
-    line = ["submit", str(path), "--", "--lr"]
-    assert _request(line, line[1:]).document.spec.command == ("--lr",)
+    found = _parse(["submit", str(path), *behind])
+    assert found["words"] == [str(path), *words]
+    assert found["dry_run"] is dry
+
+
+@pytest.mark.parametrize("dashes", [[], ["--"]])
+def test_options_behind_a_command_are_the_commands_own(dashes):
+    line = ["tool", "-o", "json", "--dry-run", "-c", "x"]
+    found = _parse(["run", "-n", "mine", *dashes, *line])
+    assert found["words"] == line
+    assert found["flag_name"] == "mine"
+    assert found["dry_run"] is False
+
+
+def _parse(line):
+    """The parameters that a command line gives its command."""
+    program = make_program()
+    with program.make_context("mlsched", line[:]) as context:
+        name, command, rest = program.resolve_command(context, line)
+        with command.make_context(name, rest, parent=context) as inner:
+            return {**inner.params, "words": list(inner.params["words"])}
 
 
 def test_a_program_is_a_command_although_it_is_a_file():
