@@ -1,7 +1,7 @@
 """The inventory of this machine over time: readings every few seconds, events as they come.
 
-A GPU that does not answer stays in the inventory with what was known of it; an event counts from the
-moment it comes, without waiting for the next reading.
+A GPU that does not answer stays in the inventory with what was known of it; an event counts from
+the moment it comes, without waiting for the next reading.
 """
 
 from __future__ import annotations
