@@ -9,6 +9,7 @@ from __future__ import annotations
 from html import escape
 from typing import Any
 
+from mlsched.api.texts import progress_share, progress_text
 from mlsched.units import format_span
 
 _COLOURS = {
@@ -69,26 +70,3 @@ def progress_html(progress: dict[str, Any]) -> str:
         f'<span style="display:block;width:{share:.0%};height:8px;border-radius:4px;'
         f'background:#2f7fd1"></span></span>{text}'
     )
-
-
-def progress_share(progress: dict[str, Any]) -> float | None:
-    """Done of total between 0 and 1; None where the job did not tell both."""
-    done, total = progress.get("done"), progress.get("total")
-    if not isinstance(done, (int, float)) or not isinstance(total, (int, float)) or total <= 0:
-        return None
-    return min(1.0, max(0.0, done / total))
-
-
-def progress_text(progress: dict[str, Any]) -> str:
-    """``120/400 steps, loss 0.3``."""
-    done, total = progress.get("done"), progress.get("total")
-    count = f"{_number(done)}" if total is None else f"{_number(done)}/{_number(total)}"
-    words = [word for word in (count, str(progress.get("unit") or "")) if word]
-    note = str(progress.get("note") or "")
-    return " ".join(words) + (f", {note}" if note else "")
-
-
-def _number(found: Any) -> str:
-    if isinstance(found, bool) or not isinstance(found, (int, float)):
-        return str(found)[:40]
-    return f"{found:,.0f}" if float(found).is_integer() else f"{found:,.4g}"

@@ -102,7 +102,7 @@ class Job:
 
     def why(self) -> str:
         """The one reason why the job is where it is, its evidence, and what would start it now."""
-        from mlsched.api.explanations import why_text
+        from mlsched.api.texts import why_text
 
         return why_text(connect().call("why", job=self.id))
 

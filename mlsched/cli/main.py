@@ -5,7 +5,6 @@ The only place that ends the process. Imports Typer late: what needs nothing of 
 
 from __future__ import annotations
 
-import json
 import os
 import sys
 from typing import Any
@@ -99,6 +98,8 @@ def report(error: dict[str, str], as_json: bool) -> None:
     from mlsched.cli.render.texts import printable
 
     if as_json:
+        import json
+
         text = json.dumps({"error": error})
     else:
         text = f"error: {printable(error['message'])}"

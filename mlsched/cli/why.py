@@ -16,7 +16,7 @@ def why(session: Session, job: JobArgument) -> int:
     found = session.client.call("why", job=job)
 
     def text() -> str:
-        from mlsched.api.explanations import why_text
+        from mlsched.api.texts import why_text
         from mlsched.cli.render.texts import printable
 
         return printable(why_text(found))

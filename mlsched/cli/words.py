@@ -43,8 +43,8 @@ class CommandLine(TyperCommand):
         """As Typer; behind the first word options are ours only where that word is a file."""
         ctx.allow_interspersed_args = False
         if not ctx.resilient_parsing:
-            parsed: Any = self.make_parser(ctx).parse_args(args=list(args))
-            words = parsed[0].get("words") or ()
+            parser: Any = self.make_parser(ctx)
+            words = list(parser.parse_args(args=list(args))[0].get("words") or ())
             is_file = bool(words) and names_file(words[0]) and not is_behind_dashes(args, words)
             ctx.allow_interspersed_args = is_file
         return super().parse_args(ctx, args)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from mlsched.api.html import progress_share, progress_text
+from mlsched.api.texts import progress_share, progress_text
 from mlsched.cli.render.jobs import reason_text
 from mlsched.cli.render.tables import format_table
 from mlsched.cli.render.texts import format_since, utc_now

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import shlex
 from collections.abc import Sequence
 from datetime import datetime
 from typing import Any
 
-from mlsched.api.html import progress_share, progress_text
+from mlsched.api.texts import progress_share, progress_text
 from mlsched.cli.render.tables import format_pairs, format_table
 from mlsched.cli.render.texts import format_local, format_since, one_line
 from mlsched.units import format_bytes, format_span
@@ -49,7 +48,7 @@ def _wide_row(job: JsonObject, now: datetime) -> list[str]:
         str(job["attempt"]),
         format_since(job["submitted_at"], now),
         _run_time(job, now),
-        shlex.join(job["command"]) or "-",
+        _quoted(job["command"]) or "-",
         reason_text(job),
     ]
 
@@ -124,8 +123,14 @@ def _progress(job: JsonObject) -> str:
     return one_line(progress_text(found)) + (f" ({share:.0%})" if share is not None else "")
 
 
+def _quoted(words: Sequence[str]) -> str:
+    import shlex
+
+    return shlex.join(words)
+
+
 def _command(job: JsonObject, spec: JsonObject) -> str:
-    words = one_line(shlex.join(job["command"]))
+    words = one_line(_quoted(job["command"]))
     return f"script {words}".strip() if spec.get("script") else words
 
 

@@ -7,7 +7,8 @@ import re
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mlsched.api.html import job_html, progress_html, progress_share, progress_text
+from mlsched.api.html import job_html, progress_html
+from mlsched.api.texts import progress_share, progress_text
 
 EVIL = "<script>alert(1)</script>\"'&"
 

@@ -8,7 +8,7 @@ import pytest
 
 import mlsched as ml
 from mlsched.api.errors import error_of_job
-from mlsched.api.explanations import why_text
+from mlsched.api.texts import why_text
 
 
 def test_public_names_are_sorted_and_exist():
