@@ -256,9 +256,7 @@ def _bits(reading: Reading[int]) -> int:
 def _links(gpu: Gpu) -> Iterator[Evidence]:
     width, most = gpu.links.pcie_width, gpu.links.pcie_width_max
     if width.is_ok and most.is_ok and _bits(width) < _bits(most):
-        text = (
-            f"PCIe x{width.value} of x{most.value}: the machine is wired so, or the board is loose"
-        )
+        text = f"PCIe x{width.value} of x{most.value}: wired so, or the board is loose"
         yield Evidence("pcie_width", Verdict.INFO, text, width.at_ms)
     expected = nvlinks_expected(gpu.identity.name.value or "")
     told = [one for one in gpu.links.nvlinks if one.is_active.is_ok]

@@ -25,7 +25,7 @@ _REFERENCE = type(ctypes.byref(ctypes.c_int()))
 _POINTER: Any = ctypes.POINTER(ctypes.c_int).__mro__[1]
 _SIMPLE: Any = ctypes.c_int.__mro__[1]
 _HANDLE_BASE = 0x1000
-COUNT_MAX = 1 << 24
+COUNT_MAX = 1 << 22
 """Above any count, and above any power in mW or speed in MB/s that is a plain integer too."""
 
 NOTHING = 0xFFFFFFFF

@@ -91,7 +91,7 @@ class _Scrubber:
 
     def _uuid(self, match: re.Match[bytes]) -> bytes:
         number = self._number("uuid", match[0])
-        return match[1] + b"-00000000-0000-0000-0000-%012x" % number
+        return match[1] + b"-%08x-0000-0000-0000-000000000000" % number
 
     def _bus(self, match: re.Match[bytes]) -> bytes:
         domain, bus = divmod(self._buses[_address(match)], 256)
