@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Iterator
 from contextlib import suppress
@@ -29,8 +31,9 @@ class Home:
             for name, value in os.environ.items()
             if not name.startswith(("MLSCHED_", "XDG_", "CUDA_", "SLURM_"))
         }
-        self.env |= {"HOME": str(path), "XDG_RUNTIME_DIR": str(path / "run")}
-        (path / "run").mkdir(mode=0o700, parents=True)
+        path.mkdir(parents=True)
+        self.runtime = Path(tempfile.mkdtemp(prefix="mlsched-test-", dir="/tmp"))
+        self.env |= {"HOME": str(path), "XDG_RUNTIME_DIR": str(self.runtime)}
         self.witness = path / "witness"
 
     def run(self, *words: str, **more: Any) -> subprocess.CompletedProcess[str]:
@@ -128,6 +131,7 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Home]:
             for job in open_jobs:
                 made.wait(job["name"])
         client.call("stop")
+    shutil.rmtree(made.runtime, ignore_errors=True)
 
 
 @pytest.fixture
