@@ -159,7 +159,8 @@ class Job:
     def _outcome(self) -> Any:
         found = self.info()
         if found.get("array"):
-            return [element._outcome() for element in self.elements()]
+            client = connect()
+            return [_outcome_of(client.call("show", job=one.name)) for one in self.elements()]
         return _outcome_of(found)
 
     def elements(self) -> list[Job]:

@@ -23,6 +23,9 @@ EXIT_CANCELLED = 103
 REOPEN_S_MAX = 30.0
 """How long a broken stream is opened again and again before it is an error."""
 
+INTERRUPT_S_MAX = 0.5
+"""An interrupt that was given to another thread is noticed after this at the latest."""
+
 _REOPEN_PAUSE_S = 0.1
 
 
@@ -95,10 +98,10 @@ class JobWatch:
         """Block until all have reached the state; False when the time is over before."""
         deadline = None if timeout_s is None else time.monotonic() + timeout_s
         while not self.is_over:
-            left_s = 3600.0 if deadline is None else deadline - time.monotonic()
+            left_s = INTERRUPT_S_MAX if deadline is None else deadline - time.monotonic()
             if left_s <= 0:
                 return False
-            self.poll(left_s)
+            self.poll(min(left_s, INTERRUPT_S_MAX))
         return True
 
     def _open(self) -> Stream:
