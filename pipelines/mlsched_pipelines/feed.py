@@ -12,9 +12,9 @@ order is the same for every W, and a job may resume with another number of ranks
 from __future__ import annotations
 
 import struct
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, lru_cache
 from hashlib import blake2b
 from typing import Any, Literal, Self
 
@@ -183,7 +183,7 @@ class Feed:
             raise PipelineError(f"RANK and WORLD_SIZE must be numbers, found {found}.")
         return cls(dataset, batch_size, rank=int(found[0]), world_size=int(found[1]), **options)
 
-    @property
+    @cached_property
     def steps_per_epoch(self) -> int:
         """Global batches in an epoch."""
         whole = self.dataset.rows // self.batch_size
@@ -249,7 +249,12 @@ class Feed:
             parts.append(step[low:high])
         return np.concatenate(parts), np.cumsum([len(part) for part in parts]).tolist()
 
-    def _order(self, epoch: int) -> Order:
+    @cached_property
+    def _order(self) -> Callable[[int], Order]:
+        """The order of an epoch; kept while it is in use, since windows span groups of steps."""
+        return lru_cache(maxsize=2)(self._make_order)
+
+    def _make_order(self, epoch: int) -> Order:
         window = self.window if self.shuffle else 0
         return Order(self.dataset.rows, self.seed, epoch, block_rows=self.block_rows, window=window)
 

@@ -96,6 +96,8 @@ class ShardMap:
             np.int64
         )
         self._readers: dict[int, pa.ipc.RecordBatchFileReader] = {}
+        self._announced: set[int] = set()
+        self._fits_memory = dataset.size_bytes < _memory_bytes() // 2
         self.layouts = _layouts(dataset, columns)
         self.others = tuple(name for name in columns if name not in self.layouts)
         batches = int(self._first_batch[-1])
@@ -143,8 +145,17 @@ class ShardMap:
         return pa.chunked_array(chunks, kind).take(wanted).combine_chunks()
 
     def will_need(self, rows: Positions, block_rows: int) -> None:
-        """Tell the kernel which blocks come next, so that it reads them while others are used."""
-        blocks = np.unique(rows // block_rows) * block_rows
+        """Tell the kernel which blocks come next, so that it reads them while others are used.
+
+        Where all the data fits into memory, each block is told once: after that it is cached.
+        """
+        numbers = np.unique(rows // block_rows)
+        if self._fits_memory:
+            numbers = numbers[[number not in self._announced for number in numbers.tolist()]]
+            self._announced.update(numbers.tolist())
+        if len(numbers) == 0:
+            return
+        blocks = numbers * block_rows
         ends = np.minimum(blocks + block_rows, self._starts[-1]) - 1
         first, last = self.addresses(blocks), self.addresses(ends)
         for name, layout in self.layouts.items():
@@ -213,6 +224,10 @@ class ShardMap:
 def _granule(layout: Layout) -> int:
     """Rows begin at multiples of this, since buffers begin at multiples of 8."""
     return gcd(8, layout.width_bytes)
+
+
+def _memory_bytes() -> int:
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
 
 
 def _round_up(size_bytes: int) -> int:

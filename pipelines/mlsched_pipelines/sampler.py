@@ -25,6 +25,7 @@ Positions = npt.NDArray[np.int64]
 Words = npt.NDArray[np.uint64]
 
 ROUNDS = 6
+CHUNK_SLOTS = 4096
 _M1, _M2 = np.uint64(0xBF58476D1CE4E5B9), np.uint64(0x94D049BB133111EB)
 _S30, _S27, _S31 = np.uint64(30), np.uint64(27), np.uint64(31)
 
@@ -107,6 +108,7 @@ class Order:
         self._short_slot = int(self._bijection.inverse(last)[0])
         self._short_rows = self._blocks * block_rows - rows
         self._window_rows = lru_cache(maxsize=4)(self._make_window)
+        self._block_chunk = lru_cache(maxsize=2)(self._make_chunk)
 
     def range(self, start: int, stop: int) -> Positions:
         """The rows at positions ``start`` to ``stop`` of the epoch.
@@ -138,16 +140,33 @@ class Order:
 
     def _make_window(self, number: int) -> Positions:
         first = number * self._window
-        slots = np.arange(first, min(first + self._window, self._blocks), dtype=np.int64)
-        blocks = self._bijection.forward(slots)
+        blocks = self._block_order(first, min(first + self._window, self._blocks))
         inside = np.arange(self._block_rows, dtype=np.int64)
         rows = (blocks[:, None] * self._block_rows + inside[None, :]).reshape(-1)
         rows = rows[rows < self.rows]
         key = int.from_bytes(
             blake2b(b"window:%d:" % number + self._key, digest_size=16).digest(), "little"
         )
+        # Sorting random words that end in their own position is an argsort without ties, and fast.
+        low = np.uint64((1 << len(rows).bit_length()) - 1)
         draws = np.random.Philox(key=key).random_raw(len(rows))
-        return rows[np.argsort(draws, kind="stable")]
+        words = np.sort((draws & ~low) | np.arange(len(rows), dtype=np.uint64))
+        return rows[(words & low).astype(np.int64)]
+
+    def _block_order(self, first: int, stop: int) -> Positions:
+        """The blocks in some slots; computed by thousands, since numpy's cost is by the call."""
+        parts = [
+            self._block_chunk(chunk)[
+                max(0, first - chunk * CHUNK_SLOTS) : stop - chunk * CHUNK_SLOTS
+            ]
+            for chunk in range(first // CHUNK_SLOTS, (stop - 1) // CHUNK_SLOTS + 1)
+        ]
+        return np.concatenate(parts)
+
+    def _make_chunk(self, number: int) -> Positions:
+        first = number * CHUNK_SLOTS
+        slots = np.arange(first, min(first + CHUNK_SLOTS, self._blocks), dtype=np.int64)
+        return self._bijection.forward(slots)
 
     def quality(self, batch_size: int, samples: int = 20_000) -> ShuffleQuality:
         """Scores of this order; the distance is measured on the first ``samples`` positions."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -109,7 +110,7 @@ def test_a_shard_that_is_truncated_after_opening_is_an_error_not_a_crash(dataset
 
 def test_epochs_have_different_orders_and_the_same_rows(dataset: Dataset) -> None:
     rows = [batch.rows.tolist() for batch in Feed(dataset, 100).batches(epochs=2)]
-    first, second = sum(rows[:20], []), sum(rows[20:], [])
+    first, second = [*chain(*rows[:20])], [*chain(*rows[20:])]
     assert first != second
     assert sorted(first) == sorted(second) == list(range(ROWS))
 
