@@ -9,7 +9,6 @@ import asyncio
 import contextlib
 import fcntl
 import os
-import resource
 import signal
 import sys
 import time
@@ -40,7 +39,6 @@ def main() -> int:
         if lock is None:
             return 0
         os.chdir("/")
-        _allow_many_files()
         asyncio.run(_serve(paths, settings))
     except MlschedError as error:
         log(f"cannot start: {error.message} {error.hint}")
@@ -63,12 +61,6 @@ def _take_lock(path: Path) -> int | None:
         os.close(handle)
         return None
     return handle
-
-
-def _allow_many_files() -> None:
-    """Take what the system allows: each running job keeps a handle open."""
-    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
 
 
 async def _serve(paths: Paths, settings: Settings) -> None:
