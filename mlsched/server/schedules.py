@@ -15,7 +15,8 @@ from typing import Any
 import apsw
 
 from mlsched.adapters.crons import due_ticks, next_tick
-from mlsched.adapters.store.stores import Schedule, Store
+from mlsched.adapters.store.stores import Store
+from mlsched.adapters.store.values import Schedule
 from mlsched.errors import SpecError
 from mlsched.server.views import JsonObject, rfc3339
 from mlsched.specs.schedules import ScheduleDocument, load_schedule

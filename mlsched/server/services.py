@@ -15,7 +15,7 @@ from typing import Any
 from msgspec.structs import replace
 
 from mlsched.adapters.store import Store
-from mlsched.adapters.store.stores import Accepted, Submission
+from mlsched.adapters.store.values import Accepted, Submission
 from mlsched.config import Paths, Settings
 from mlsched.core.explain import explain, preview
 from mlsched.errors import SpecError, StoreFullError

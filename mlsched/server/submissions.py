@@ -9,7 +9,7 @@ from typing import Any
 
 from msgspec.structs import replace
 
-from mlsched.adapters.store.stores import Submission
+from mlsched.adapters.store.values import Submission
 from mlsched.core.feasibility import never_fits
 from mlsched.core.ledger import Ledger
 from mlsched.errors import NeverFitsError, NotFoundError, SpecError

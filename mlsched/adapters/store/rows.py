@@ -4,17 +4,14 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterable, Sequence
-from typing import TYPE_CHECKING
 
 import apsw
 import msgspec
 from msgspec.structs import replace
 
+from mlsched.adapters.store.values import Submission
 from mlsched.errors import ConflictError
 from mlsched.model.jobs import Job, JobState
-
-if TYPE_CHECKING:
-    from mlsched.adapters.store.stores import Submission
 
 _ENCODER = msgspec.json.Encoder()
 _DECODER = msgspec.json.Decoder(Job)

@@ -11,7 +11,7 @@ import pytest
 from msgspec.structs import replace
 
 from mlsched.adapters.store import Store
-from mlsched.adapters.store.stores import Submission
+from mlsched.adapters.store.values import Submission
 from mlsched.errors import SpecError
 from mlsched.server.schedules import Schedules
 from mlsched.testing.builders import job

@@ -16,7 +16,7 @@ from msgspec.structs import replace
 
 from mlsched.adapters.store import Store
 from mlsched.adapters.store.schema import MIGRATIONS
-from mlsched.adapters.store.stores import Schedule, Submission
+from mlsched.adapters.store.values import Schedule, Submission
 from mlsched.errors import ConfigError, ConflictError, StoreFullError
 from mlsched.model.jobs import ArrayMembership, Job, JobState
 from mlsched.testing.builders import job
@@ -148,7 +148,7 @@ ACKNOWLEDGE_FOR_EVER = """
 import asyncio, sys
 from pathlib import Path
 from mlsched.adapters.store import Store
-from mlsched.adapters.store.stores import Submission
+from mlsched.adapters.store.values import Submission
 from mlsched.testing.builders import job
 async def main():
     store = Store(Path(sys.argv[1]))
