@@ -13,10 +13,11 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator
 from enum import StrEnum
 from itertools import groupby
+from typing import Any
 
 from msgspec import Struct
 
-from mlsched.model.inventory import Gpu, GpuEvent, Reading, ReadingStatus
+from mlsched.model.inventory import HUNG, Gpu, GpuEvent, Reading, ReadingStatus
 
 
 class Verdict(StrEnum):
@@ -179,6 +180,7 @@ def _answers(gpu: Gpu) -> Iterator[Evidence]:
     lost = [one for one in vital if one.status is ReadingStatus.LOST]
     reset = [one for one in vital if one.code == _RESET_REQUIRED]
     doubtful = [one for one in vital if one.status in _DOUBTFUL]
+    doubtful += [one for one in _volatile(gpu) if one.code == HUNG]
     if lost:
         text = "lost: it does not answer on the bus; reboot the node"
         yield Evidence("lost", Verdict.CRITICAL, text, lost[0].at_ms, blocks=True)
@@ -198,6 +200,12 @@ def _answers(gpu: Gpu) -> Iterator[Evidence]:
 
 _RESET_REQUIRED = 16
 _DOUBTFUL = (ReadingStatus.TRANSIENT, ReadingStatus.ERROR)
+
+
+def _volatile(gpu: Gpu) -> Iterator[Reading[Any]]:
+    """What changes; a call among these that hung says that the driver is in trouble."""
+    for part in (gpu.load, gpu.environment, gpu.faults, gpu.fabric):
+        yield from (getattr(part, name) for name in part.__struct_fields__)
 
 
 def _tells_of_health(gpu: Gpu) -> bool:

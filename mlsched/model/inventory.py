@@ -14,6 +14,9 @@ from msgspec import Struct
 
 T = TypeVar("T")
 
+HUNG = -1
+"""Code of readings that were given up because the driver did not answer."""
+
 
 class ReadingStatus(StrEnum):
     """Whether there is a value, and if not, why."""
@@ -41,7 +44,7 @@ class Reading(Struct, Generic[T], frozen=True):
     """When it was asked, Unix time."""
     took_us: int = 0
     code: int = 0
-    """What NVML returned; 0 also where no NVML call was made."""
+    """What NVML returned; 0 also where no NVML call was made, `HUNG` where one did not return."""
     detail: str = ""
     """Why there is no value, for people; empty when there is one."""
 

@@ -12,7 +12,7 @@ from collections.abc import Callable
 from typing import TypeVar
 
 from mlsched.adapters.nvml.doors import AbandonedError, Door
-from mlsched.model.inventory import ReadingStatus
+from mlsched.model.inventory import HUNG, ReadingStatus
 
 R = TypeVar("R")
 
@@ -76,7 +76,7 @@ class Guard:
 
     def _cut_short(self, door: Door, read: Callable[[Door], R], detail: str) -> R:
         again = Door(door.nvml, door.clock, tuple(door.answers))
-        again.refuse(door.absent(ReadingStatus.TRANSIENT, detail))
+        again.refuse(door.absent(ReadingStatus.TRANSIENT, detail, HUNG))
         result = read(again)
         door.answers[:] = again.answers
         return result
