@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from mlsched.cli.session import Session
+
+if TYPE_CHECKING:
+    from mlsched.model.specs import JobSpec
 
 EXAMPLES = """
 mlsched run -- python -c 'print(2+3)'
@@ -42,4 +45,16 @@ def run(
     job = session.client.call("submit", **request.args)["jobs"][0]
     remember(session, [job["name"]])
     session.hint(f"{job['name']} submitted; Ctrl-C leaves it running.")
+    _mention_gpus(session, request.document.spec)
     return follow(session, job, several_ranks=world_size(request.document.spec) > 1)
+
+
+def _mention_gpus(session: Session, spec: JobSpec) -> None:
+    """At a terminal of a machine with GPUs, say that this job was given none."""
+    from mlsched.model.resources import need_of
+
+    if need_of(spec).gpus or not session.hints:
+        return
+    count = len(session.client.call("node")["devices"])
+    if count:
+        session.hint(f"It runs without a GPU; this machine has {count}: --gpus 1 asks for one.")

@@ -85,9 +85,14 @@ class Session:
             return True
         return bool((stream or sys.stdout).isatty())
 
+    @property
+    def hints(self) -> bool:
+        """Whether a person at a terminal may want to know what comes next."""
+        return not self.quiet and sys.stderr.isatty()
+
     def hint(self, text: str) -> None:
         """A next step, for a person at a terminal."""
-        if not self.quiet and sys.stderr.isatty():
+        if self.hints:
             write_error(text)
 
     def tell(self, text: str) -> None:

@@ -65,13 +65,18 @@ def format_table(
 
 
 def _format_row(line: Sequence[str], widths: Sequence[int], room: int, *, color: bool) -> str:
-    shown = []
-    for cell, size in zip(line, widths, strict=False):
-        text = cut(cell, size)
-        shown.append(paint(text, cell, color=color) + " " * (size - text_width(text)))
+    shown = [_fit(cell, size, color=color) for cell, size in zip(line, widths, strict=False)]
     final = line[-1]
     shown.append(paint(cut(final, room) if room else final, final, color=color))
     return GAP.join(shown).rstrip()
+
+
+def _fit(cell: str, size: int, *, color: bool) -> str:
+    """A cell cut or filled up to a size."""
+    if cell.isascii() and len(cell) <= size:
+        return paint(cell, cell, color=color) + " " * (size - len(cell))
+    text = cut(cell, size)
+    return paint(text, cell, color=color) + " " * (size - text_width(text))
 
 
 def paint(text: str, word: str, *, color: bool) -> str:

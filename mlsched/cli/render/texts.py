@@ -22,6 +22,8 @@ def printable(text: str) -> str:
 
 def one_line(text: str) -> str:
     """The same on one line."""
+    if text.isascii() and text.isprintable():
+        return text.strip()
     return " ".join(printable(text).split())
 
 
