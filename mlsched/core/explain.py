@@ -84,33 +84,39 @@ def _history(job: Job) -> list[str]:
 
 
 def _unblocks(job: Job, snapshot: ClusterSnapshot, ledger: Ledger, policy: Policy) -> Iterator[str]:
+    """Of each kind of change the smallest one with which the job would start now."""
     others = tuple(other for other in snapshot.candidates if other.id != job.id)
-    for text, spec in _alternatives(job.spec, ledger):
+    found: set[str] = set()
+    for kind, text, spec in _alternatives(job.spec, ledger):
+        if kind in found:
+            continue
         changed = replace(job, spec=spec)
         tried = replace(snapshot, candidates=(*others, changed))
         if job.id in decide(tried, ledger, policy).placements:
+            found.add(kind)
             yield text
 
 
-def _alternatives(spec: JobSpec, ledger: Ledger) -> Iterator[tuple[str, JobSpec]]:
-    """Smaller or less picky requests, the nearest to what was asked first."""
+def _alternatives(spec: JobSpec, ledger: Ledger) -> Iterator[tuple[str, str, JobSpec]]:
+    """Smaller or less picky requests by kind of change, the nearest to what was asked first."""
     need = need_of(spec)
     if need.gpus and need.gpu_model and not need.mig:
-        yield "any GPU model", replace(spec, gpu_model="", constraint="")
+        yield "any model", "any GPU model", replace(spec, gpu_model="", constraint="")
         kinds = group_by_kind(d for n in ledger.nodes.values() for d in n.devices)
         for kind in sorted(kinds):
             model = kinds[kind][0].model.removeprefix("NVIDIA ")
             if not kinds[kind][0].is_mig:
                 text = f"--gpus {model.replace(' ', '-')}:{need.gpus}"
-                yield text, replace(spec, gpu_model=model, constraint="")
+                yield kind, text, replace(spec, gpu_model=model, constraint="")
     for gpus in range(need.gpus - 1, 0, -1):
         fewer = replace(spec, gpus_per_node=gpus, gpus=0, gpus_per_task=0)
-        yield f"--gpus {gpus}", fewer
+        yield "gpus", f"--gpus {gpus}", fewer
     for nodes in range(spec.nodes - 1, 0, -1):
-        yield f"--nodes {nodes}", replace(spec, nodes=nodes, tasks=0)
+        yield "nodes", f"--nodes {nodes}", replace(spec, nodes=nodes, tasks=0)
     for cpus in sorted({spec.milli_cpus_per_task // 2, 1000}, reverse=True):
         if 0 < cpus < spec.milli_cpus_per_task and tasks_per_group(spec) == 1:
-            yield f"--cpus {format_cpus(cpus)}", replace(spec, milli_cpus_per_task=cpus)
+            text = f"--cpus {format_cpus(cpus)}"
+            yield "cpus", text, replace(spec, milli_cpus_per_task=cpus)
     if need.memory_bytes or need.whole_memory:
         none = replace(spec, memory_per_node=0, memory_per_cpu=0, memory_per_gpu=0)
-        yield "no --memory request", none
+        yield "memory", "no --memory request", none

@@ -191,4 +191,4 @@ def test_why_proposes_fewer_gpus(case: Case) -> None:
     snapshot, ledger = case.snapshot()
     case.checked = True
     told = explain(snapshot.candidates[0], snapshot, ledger, Fifo())
-    assert told.unblocks[0] == "--gpus 3"
+    assert told.unblocks == ("--gpus 3",)
