@@ -10,7 +10,7 @@ from msgspec.structs import replace
 from mlsched.core.feasibility import never_fits, shortage
 from mlsched.core.gates import gate
 from mlsched.core.ledger import Ledger
-from mlsched.core.placement import place
+from mlsched.core.placement import describe_choice, place
 from mlsched.core.policies import Policy
 from mlsched.model.jobs import GroupPlacement, Job
 from mlsched.model.reasons import Reason, ReasonCode
@@ -34,7 +34,8 @@ def decide(snapshot: ClusterSnapshot, ledger: Ledger, policy: Policy) -> Plan:
         cycle = _Cycle(snapshot, ledger, policy)
         for job in sorted(snapshot.candidates, key=policy.key):
             cycle.consider(job)
-        return Plan(cycle.placements, cycle.reasons, cycle.blocked.id if cycle.blocked else None)
+        blocked = cycle.blocked.id if cycle.blocked else None
+        return Plan(cycle.placements, cycle.choices, cycle.reasons, blocked)
     finally:
         ledger.rollback(savepoint)
 
@@ -47,6 +48,7 @@ class _Cycle:
         self.ledger = ledger
         self.policy = policy
         self.placements: dict[str, tuple[GroupPlacement, ...]] = {}
+        self.choices: dict[str, str] = {}
         self.reasons: dict[str, Reason] = {}
         self.blocked: Job | None = None
         self._names = {job_id: job.name for job_id, job in snapshot.placed.items()}
@@ -84,6 +86,7 @@ class _Cycle:
         return never or shortage(need, groups, self.ledger, self._names)
 
     def _accept(self, job: Job, placements: tuple[GroupPlacement, ...]) -> None:
+        self.choices[job.id] = describe_choice(placements, self.ledger)
         self.ledger.take(job.id, placements)
         self.placements[job.id] = placements
         self._names[job.id] = job.name

@@ -188,13 +188,13 @@ def _answers(gpu: Gpu) -> Iterator[Evidence]:
         text = "the driver requires a reset of the GPU"
         yield Evidence("reset_required", Verdict.CRITICAL, text, reset[0].at_ms, blocks=True)
     elif doubtful:
-        text = f"unknown: {doubtful[0].detail or doubtful[0].status}"
+        text = f"cannot be read: {doubtful[0].detail or doubtful[0].status}"
         yield Evidence("unreadable", Verdict.UNKNOWN, text, doubtful[0].at_ms, blocks=True)
     elif not gpu.identity.uuid.is_ok:
-        text = f"unknown: it does not tell its UUID ({gpu.identity.uuid.status})"
+        text = f"it does not tell its UUID ({gpu.identity.uuid.status})"
         yield Evidence("no_uuid", Verdict.UNKNOWN, text, gpu.identity.uuid.at_ms, blocks=True)
     elif not _tells_of_health(gpu):
-        text = "unknown: the driver tells nothing about its health"
+        text = "the driver tells nothing about its health"
         yield Evidence("silent", Verdict.UNKNOWN, text, gpu.identity.uuid.at_ms, blocks=True)
 
 

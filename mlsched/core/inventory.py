@@ -70,7 +70,7 @@ def _devices(gpu: Gpu, health: Health) -> Iterator[Device]:
 def _mig_device(gpu: Gpu, instance: MigInstance, name: str, health: Health) -> Device:
     profile = instance.profile.value or "unknown"
     known = instance.profile.is_ok and instance.memory.total_bytes.is_ok
-    reason = health.reason if known or not health.schedulable else "unknown: size not readable"
+    reason = health.reason if known or not health.schedulable else "its size cannot be read"
     size_bytes = instance.memory.total_bytes.value or 0
     healthy = health.schedulable and known
     return Device(instance.uuid, name, size_bytes, profile, gpu.uuid, healthy, reason)

@@ -9,6 +9,7 @@ from mlsched.core.ledger import Ledger
 from mlsched.model.jobs import GroupPlacement
 from mlsched.model.nodes import Node
 from mlsched.model.resources import GroupNeed
+from mlsched.units import count_cpus, format_bytes
 
 _TRIAL = "\0trial"
 
@@ -76,3 +77,16 @@ def score(need: GroupNeed, node: Node, ledger: Ledger) -> tuple[int, int, int]:
     gpus_left = ledger.free_device_count(node.name) - need.gpus
     cpus_left = ledger.free_milli_cpus(node.name) - need.milli_cpus
     return (0 if need.gpus else len(node.devices), gpus_left, cpus_left)
+
+
+def describe_choice(placements: tuple[GroupPlacement, ...], ledger: Ledger) -> str:
+    """Why a gang was put where it is; the ledger as it was before."""
+    first = ledger.nodes[placements[0].node]
+    free = [count_cpus(ledger.free_milli_cpus(first.name))]
+    free.append(format_bytes(ledger.free_memory_bytes(first.name)))
+    if first.devices:
+        free.append(f"{ledger.free_device_count(first.name)} of {len(first.devices)} GPUs")
+    rule = "the only node"
+    if len(ledger.nodes) > 1:
+        rule = f"of {len(ledger.nodes)} nodes the one that is left fullest"
+    return f"{first.name} is {rule}; free there were {', '.join(free)}"

@@ -126,6 +126,8 @@ class Attempt(Struct, frozen=True, omit_defaults=True):
     started_at_ms: int | None = None
     outcome: Outcome | None = None
     placements: tuple[GroupPlacement, ...] = ()
+    placed_because: str = ""
+    """Why there, in one sentence."""
     enforcement: Enforcement = Enforcement()
 
 

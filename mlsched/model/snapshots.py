@@ -31,6 +31,8 @@ class Plan(Struct, frozen=True):
     """The result of a cycle: which jobs start where, and why each of the others does not."""
 
     placements: dict[str, tuple[GroupPlacement, ...]] = {}
+    choices: dict[str, str] = {}
+    """Why each job that starts was put where it is, in one sentence, by id."""
     reasons: dict[str, Reason] = {}
     blocked: str | None = None
     """Id of the first job, in policy order, that waits for room: nobody may delay it."""

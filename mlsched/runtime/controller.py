@@ -320,7 +320,7 @@ class Controller:
                 placements=placements,
                 attempts=(
                     *self.jobs[job_id].attempts,
-                    Attempt(attempt, placements=placements),
+                    Attempt(attempt, placements=placements, placed_because=plan.choices[job_id]),
                 ),
             )
             self.ledger.take(job_id, placements)

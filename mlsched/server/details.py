@@ -65,6 +65,7 @@ def reported(job: Job, paths: Paths) -> JsonObject:
     return {
         "metrics": read_job_file(directory, "metrics.json"),
         "progress": read_job_file(directory, "progress.json"),
+        "placed_because": job.attempts[-1].placed_because if job.attempts else None,
         "placement": [
             placement_view(group) for attempt in job.attempts[-1:] for group in attempt.placements
         ],

@@ -117,6 +117,7 @@ def attempt_view(attempt: Attempt) -> JsonObject:
         "started_at": rfc3339(attempt.started_at_ms),
         "ended_at": rfc3339(outcome.ended_at_ms or None) if outcome else None,
         "gpus": gpus,
+        "placed_because": attempt.placed_because,
     }
     return view | outcome_view(outcome)
 

@@ -192,3 +192,11 @@ def test_why_proposes_fewer_gpus(case: Case) -> None:
     case.checked = True
     told = explain(snapshot.candidates[0], snapshot, ledger, Fifo())
     assert told.unblocks == ("--gpus 3",)
+
+
+def test_a_placement_says_why_there(case: Case) -> None:
+    case.node("a", gpus=2, cpus=4, memory_gib=8)
+    case.job("j", gpus=1)
+    assert case.plan().choices == {
+        "j": "a is the only node; free there were 4 CPUs, 8 GiB, 2 of 2 GPUs"
+    }
