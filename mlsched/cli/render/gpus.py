@@ -11,7 +11,8 @@ from typing import Any, TypeVar
 
 import msgspec
 
-from mlsched.cli.render.tables import format_table
+from mlsched.cli.render.tables import cut, format_table
+from mlsched.cli.render.texts import one_line
 from mlsched.core.health import Health, Verdict, assess
 from mlsched.model.inventory import Gpu, Inventory, Memory, MigInstance, Reading, ReadingStatus
 
@@ -20,6 +21,9 @@ R = TypeVar("R")
 _GIB = 1 << 30
 _PREFIX_MIN = 12
 """``GPU-1a2b3c4d``: CUDA_VISIBLE_DEVICES takes the beginning of a UUID too."""
+
+_MODEL_COLUMN, _MODEL_MAX = 2, 20
+"""Where the model stands when the table is not wide, and how much of it is shown."""
 
 _WORDS = {
     ReadingStatus.UNSUPPORTED: "-",
@@ -31,9 +35,10 @@ _WORDS = {
 
 def to_plain(inventory: Inventory, holders: Mapping[str, str]) -> dict[str, Any]:
     """Every reading with value, status and time; each GPU with its health and who holds it."""
-    plain: dict[str, Any] = msgspec.to_builtins(inventory)
+    plain: dict[str, Any] = msgspec.json.decode(msgspec.json.encode(inventory))
     for gpu, made in zip(inventory.gpus, plain["gpus"], strict=True):
-        made["health"] = msgspec.to_builtins(_judge(inventory, gpu))
+        health = _judge(inventory, gpu)
+        made["health"] = msgspec.json.decode(msgspec.json.encode(health))
         made["holder"] = holders.get(gpu.uuid)
         for instance in made["mig"]["instances"]:
             instance["holder"] = holders.get(instance["uuid"])
@@ -55,7 +60,7 @@ def format_gpus(
     wide: bool = False,
     layout: Mapping[str, Any] | None = None,
 ) -> str:
-    """The table, and a note below it when something is wrong with all GPUs.
+    """The table; below it why GPUs are not well, and what is wrong with all of them.
 
     Args:
         inventory: What was read.
@@ -64,21 +69,28 @@ def format_gpus(
         layout: ``width``, ``color`` and ``heads`` of `format_table`.
     """
     if not inventory.gpus:
-        return inventory.note
+        return one_line(inventory.note)
     keys = [gpu.uuid for gpu in inventory.gpus]
     keys += [one.uuid for gpu in inventory.gpus for one in gpu.mig.instances]
     size = max(map(len, keys)) if wide else _unique_length(keys)
     rows = []
+    reasons: dict[str, list[str]] = {}
     for gpu in inventory.gpus:
-        rows.append(_gpu_row(gpu, _judge(inventory, gpu), holders, size))
+        health = _judge(inventory, gpu)
+        rows.append(_gpu_row(gpu, health, holders, size))
         rows += [_instance_row(gpu, one, holders, size) for one in gpu.mig.instances]
+        if health.reason:
+            reasons.setdefault(format_health(health), []).append(str(gpu.index))
     headers = ["GPU", "UUID", "PCI", "MODEL", "MEMORY", "UTIL", "TEMP", "POWER", "HOLDER", "HEALTH"]
     if not wide:
         hidden = [headers.index("PCI"), headers.index("POWER")]
         headers = [one for n, one in enumerate(headers) if n not in hidden]
         rows = [[one for n, one in enumerate(row) if n not in hidden] for row in rows]
-    text = format_table(headers, rows, **(layout or {}))
-    return f"{text}\n{inventory.note}" if inventory.note else text
+        for row in rows:
+            row[_MODEL_COLUMN] = cut(row[_MODEL_COLUMN], _MODEL_MAX)
+    told = [f"GPU {', '.join(indices)} {one_line(why)}" for why, indices in reasons.items()]
+    table = format_table(headers, rows, **(layout or {}))
+    return "\n".join([table, *told, *filter(None, [one_line(inventory.note)])])
 
 
 def _judge(inventory: Inventory, gpu: Gpu) -> Health:
@@ -109,7 +121,7 @@ def _gpu_row(gpu: Gpu, health: Health, holders: Mapping[str, str], size: int) ->
         _cell(gpu.environment.temperature_c, lambda value: f"{value}C"),
         _cell(gpu.environment.power_mw, lambda value: f"{value / 1000:.0f}W"),
         holders.get(gpu.uuid, "-"),
-        format_health(health),
+        str(health.verdict),
     ]
 
 
