@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Iterable
+from collections.abc import Iterable, Set
 
 from mlsched.adapters.store import Store
 from mlsched.errors import NotFoundError
@@ -75,40 +75,45 @@ class Records:
         return array_view(elements, self._driver.controller.reasons, count_states(elements))
 
     async def rows(
-        self, keep: Callable[[JsonObject], bool], *, ended: bool, limit: int | None
+        self, states: Set[JobState], queue: str | None, *, ended: bool, limit: int | None
     ) -> tuple[list[JsonObject], int]:
         """Rows of ``ls``: open jobs in order, then ended ones, newest first; an array is one row.
 
         Args:
-            keep: Whether a row is wanted.
+            states: Only these; all when empty.
+            queue: Only this one; all when empty.
             ended: Ended jobs too: the newest 1,000, or as many as ``limit`` asks for.
+            limit: So many rows at most are made; making one costs more than counting it.
 
         Returns:
-            The first ``limit`` rows that are wanted, and how many there are.
+            The first rows that are wanted, and how many there are.
         """
         rows: list[JsonObject] = []
         total = 0
-        async for row in self._all_rows(max(limit or 0, ENDED_SHOWN_MAX) if ended else 0):
-            if keep(row):
-                total += 1
-                if limit is None or len(rows) < limit:
-                    rows.append(row)
+        for job in await self._listed(max(limit or 0, ENDED_SHOWN_MAX) if ended else 0):
+            if queue and job.spec.queue != queue:
+                continue
+            elements = await self.find(job.array.array_id) if job.array is not None else []
+            row = self._array_view(elements) if elements else None
+            if states and (row["state"] if row else job.state) not in states:
+                continue
+            total += 1
+            if limit is None or len(rows) < limit:
+                rows.append(row or self.view(job))
         return rows, total
 
-    async def _all_rows(self, ended_max: int) -> AsyncIterator[JsonObject]:
+    async def _listed(self, ended_max: int) -> list[Job]:
+        """Jobs in the order of ``ls``; of each array only the first element that is met."""
         jobs = list(self._driver.controller.jobs.values())
         jobs.sort(key=lambda job: (not job.state.is_placed, job.seq))
         if ended_max:
             seen = {job.id for job in jobs}
             stored = [self.newest(job) for job in await self._store.ended_jobs(ended_max)]
             jobs.extend(job for job in stored if job.id not in seen)
-        shown: set[str] = set()
+        first: dict[str, Job] = {}
         for job in jobs:
-            if job.array is None:
-                yield self.view(job)
-            elif job.array.array_id not in shown:
-                shown.add(job.array.array_id)
-                yield self._array_view(await self.find(job.array.array_id))
+            first.setdefault(job.array.array_id if job.array is not None else job.id, job)
+        return list(first.values())
 
     async def known_ends(self, ids: list[str]) -> dict[str, JobState]:
         """States of those of these jobs and arrays that have ended.

@@ -154,12 +154,11 @@ class Service:
         """Jobs as rows; arrays are one row."""
         states = _states(args.get("state") or ())
         ended = bool(args.get("all")) or any(state.is_ended for state in states)
-        queue = args.get("queue")
-
-        def keep(row: JsonObject) -> bool:
-            return (not states or row["state"] in states) and queue in (None, "", row["queue"])
-
-        rows, total = await self.records.rows(keep, ended=ended, limit=args.get("limit"))
+        limit = args.get("limit")
+        if limit is not None and (not isinstance(limit, int) or limit < 1):
+            raise SpecError("limit: expected a number above 0.")
+        queue = str(args.get("queue") or "")
+        rows, total = await self.records.rows(states, queue, ended=ended, limit=limit)
         return {"jobs": rows, "total": total}
 
     async def show(self, args: Args) -> JsonObject:
