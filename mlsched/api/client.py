@@ -194,12 +194,8 @@ class Stream:
         """
         if not self._lines and not self.is_over:
             self._receive(timeout_s)
-        events = []
-        while self._lines:
-            event = self._read_line(self._lines.pop(0))
-            if event is not _NOTHING:
-                events.append(event)
-        return events
+        lines, self._lines = self._lines, []
+        return [event for event in map(self._read_line, lines) if event is not _NOTHING]
 
     def _receive(self, timeout_s: float | None) -> None:
         wait_s = self._deadline_s if timeout_s is None else timeout_s

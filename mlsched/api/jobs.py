@@ -165,9 +165,13 @@ class Job:
 
     def elements(self) -> list[Job]:
         """The jobs of an array in the order of their indices; the job itself if it is none."""
-        with JobWatch(connect(), [self.id], until="running") as watch:
-            watch.poll(_WATCH_S)
-            found = sorted(watch.jobs.values(), key=lambda job: job["array_index"] or 0)
+        array = self.info().get("array")
+        if not array:
+            return [self]
+        with JobWatch(connect(), [self.id]) as watch:
+            while len(watch.jobs) < array["size"] and not watch.is_over:
+                watch.poll(_WATCH_S)
+            found = sorted(watch.jobs.values(), key=lambda job: job["array_index"])
         return [Job(job["name"], job["id"]) for job in found]
 
     def cancel(self, grace: str | float | None = None) -> None:

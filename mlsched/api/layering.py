@@ -15,6 +15,7 @@ from mlsched.errors import ConfigError, SpecError
 from mlsched.model.specs import JobSpec
 from mlsched.specs.documents import JobDocument
 from mlsched.specs.flags import FLAGS, NAME_FIELD, Flag, apply_flags_to_document, find_flag
+from mlsched.specs.limits import validate_spec
 
 Pair = tuple[str, str]
 
@@ -52,6 +53,7 @@ def combine(
         ConfigError: the same, when config.toml or a variable is to blame.
     """
     environ = os.environ if environ is None else environ
+    validate_spec(document.spec)
     written = _written_fields(document, named)
     below = [pair for pair in default_flags(defaults) if find_flag(pair[0]).field not in written]
     document = _apply_blaming(document, below, environ, "config.toml, [defaults]")

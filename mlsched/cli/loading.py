@@ -225,6 +225,7 @@ def build(name: str, entry: Entry) -> Any:
         return make_group(name, entry.summary, target, {})
     if isinstance(target, typer.Typer):
         target.info.context_settings = _SETTINGS
+        target.rich_markup_mode = None
         target._add_completion = False
         command: Any = typer.main.get_command(target)
     else:

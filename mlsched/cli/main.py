@@ -5,6 +5,7 @@ The only place that ends the process. Imports Typer late: what needs nothing of 
 
 from __future__ import annotations
 
+import errno
 import os
 import sys
 from typing import Any
@@ -12,6 +13,8 @@ from typing import Any
 EXIT_INTERRUPTED = 130
 EXIT_BROKEN_PIPE = 141
 """128 + SIGPIPE: what a shell reports of ``cat`` in the same place."""
+
+_CANNOT_WRITE = (errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EFBIG)
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -44,40 +47,65 @@ def _flush(code: int) -> int:
         try:
             stream.flush()
         except BrokenPipeError:
-            os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
+            _give_up(stream)
             code = code or EXIT_BROKEN_PIPE
         except (OSError, ValueError):
+            _give_up(stream)
             code = code or 1
     return code
 
 
-def _run(words: list[str]) -> int:
-    import typer
-
-    from mlsched.cli.loading import make_program
-    from mlsched.errors import MlschedError
-
+def _give_up(stream: Any) -> None:
+    """Send what is left in a stream's buffer nowhere, so that the interpreter's end is quiet."""
     try:
-        program = make_program()
-        if "_MLSCHED_COMPLETE" in os.environ:
-            program.main(words, prog_name="mlsched")
-        with program.make_context("mlsched", list(words)) as context:
-            context.obj = list(words)
-            code = program.invoke(context)
-        return code if isinstance(code, int) else 0
-    except typer.Exit as end:
-        return int(end.exit_code)
-    except typer.Abort:
-        return EXIT_INTERRUPTED
-    except typer.TyperException as error:
-        return _report_usage(error, words)
-    except MlschedError as error:
-        report(error.to_dict(), wants_json(words))
-        return error.exit_code
+        os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
+    except (OSError, ValueError):
+        return
+
+
+def _run(words: list[str]) -> int:
+    try:
+        return _invoke(words)
     except (BrokenPipeError, KeyboardInterrupt):
         raise
     except Exception as error:  # noqa: BLE001 - the edge of the process
-        return _report_bug(error, words)
+        return _tell(error, words)
+
+
+def _invoke(words: list[str]) -> int:
+    from mlsched.cli.loading import make_program
+
+    program = make_program()
+    if "_MLSCHED_COMPLETE" in os.environ:
+        program.main(words, prog_name="mlsched")
+    with program.make_context("mlsched", list(words)) as context:
+        context.obj = list(words)
+        code = program.invoke(context)
+    return code if isinstance(code, int) else 0
+
+
+def _tell(error: Exception, words: list[str]) -> int:
+    """What a command exits with that was ended by this; tells what there is to tell."""
+    import typer
+
+    from mlsched.errors import MlschedError
+
+    if isinstance(error, typer.Exit):
+        code = int(error.exit_code)
+    elif isinstance(error, typer.Abort):
+        code = EXIT_INTERRUPTED
+    elif isinstance(error, typer.TyperException):
+        code = _report_usage(error, words)
+    elif isinstance(error, MlschedError):
+        report(error.to_dict(), as_json=wants_json(words))
+        code = error.exit_code
+    elif isinstance(error, OSError) and error.errno in _CANNOT_WRITE:
+        told = {"code": "CannotWrite", "message": f"cannot write the output: {error.strerror}."}
+        report({**told, "hint": "What was submitted goes on."}, as_json=wants_json(words))
+        code = 1
+    else:
+        code = _report_bug(error, words)
+    return code
 
 
 def wants_json(words: list[str]) -> bool:
@@ -93,7 +121,7 @@ def wants_json(words: list[str]) -> bool:
     )
 
 
-def report(error: dict[str, str], as_json: bool) -> None:
+def report(error: dict[str, str], *, as_json: bool) -> None:
     """Tell an error on standard error: for people, or as one JSON object."""
     from mlsched.cli.render.texts import printable
 
@@ -107,6 +135,8 @@ def report(error: dict[str, str], as_json: bool) -> None:
             text += f"\nhint: {printable(error['hint'])}"
     try:
         sys.stdout.flush()
+    except OSError:
+        _give_up(sys.stdout)
     finally:
         sys.stderr.write(f"{text}\n")
         sys.stderr.flush()
@@ -124,7 +154,7 @@ def _report_usage(error: Any, words: list[str]) -> int:
         "message": message[:1].lower() + message[1:],
         "hint": f"Run '{path} --help' to see how it is used.",
     }
-    report(told, wants_json(words))
+    report(told, as_json=wants_json(words))
     return int(error.exit_code)
 
 
@@ -147,5 +177,5 @@ def _report_bug(error: Exception, words: list[str]) -> int:
         "message": f"a bug of mlsched: {type(error).__name__}: {str(error)[:200]}",
         "hint": f"Please report it; the details are in {where}.",
     }
-    report(told, wants_json(words))
+    report(told, as_json=wants_json(words))
     return 1

@@ -257,7 +257,7 @@ def test_the_environment_of_the_submitter_is_the_jobs(monkeypatch):
 def test_an_array_gives_a_list_in_the_order_of_its_indices():
     job = ml.submit(lambda: int(os.environ["MLSCHED_ARRAY_INDEX"]) ** 2, array=4, cpus=0.2)
     assert job.result(timeout=60) == [0, 1, 4, 9]
-    assert len(job.elements()) == 4
+    assert [element.name for element in job.elements()] == [f"{job.name}[{n}]" for n in range(4)]
 
 
 def test_a_coroutine_function_is_run_to_its_end():

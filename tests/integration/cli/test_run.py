@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -214,4 +215,16 @@ def test_standard_output_may_be_closed(home):
         ["sh", "-c", command], env=home.env, capture_output=True, timeout=60, check=False
     )
     assert ended.returncode in (0, 1)
+    assert b"Traceback" not in ended.stderr
+
+
+@pytest.mark.parametrize("words", [["run", "--", "seq", "100000"], ["help", "exit-codes"]])
+def test_a_full_disk_behind_standard_output_is_an_error_of_its_own(home, words):
+    with Path("/dev/full").open("wb") as full:
+        ended = subprocess.run(
+            home.command(*words), env=home.env, stdout=full, stderr=subprocess.PIPE,
+            timeout=60, check=False,
+        )  # fmt: skip
+    assert ended.returncode == 1
+    assert ended.stderr.startswith(b"error: cannot write the output: No space left")
     assert b"Traceback" not in ended.stderr

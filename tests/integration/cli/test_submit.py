@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
 import pytest
 
@@ -200,3 +201,18 @@ def test_arguments_over_the_kernels_limit_are_refused(home):
     ended = home.run("submit", "-", input=big.encode())
     assert ended.returncode == 2
     assert b"Traceback" not in ended.stderr
+
+
+CASES = Path(__file__).parents[4] / "shared" / "cases" / "sbatch"
+
+
+@pytest.mark.needs_shared
+@pytest.mark.skipif(not CASES.is_dir(), reason="the public batch scripts are not beside the tree")
+@pytest.mark.parametrize("case", ["one-gpu", "array-throttled", "mig", "signal-to-shell", "quoted"])
+def test_a_dry_run_of_a_batch_script_agrees_with_what_convert_makes_of_it(home, case):
+    path = str(CASES / f"{case}.sh")
+    found = home.json("submit", path, "--dry-run")["document"]
+    converted = home.json("convert", path)
+    found["spec"].pop("workdir")
+    assert found == converted
+    assert home.run("submit", path, "--dry-run").stderr == home.run("convert", path).stderr

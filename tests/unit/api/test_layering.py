@@ -82,3 +82,9 @@ def test_inside_a_job_its_own_name_is_not_the_name_of_the_next_job():
     environ = {"MLSCHED_JOB_ID": "1", "MLSCHED_NAME": "outer", "MLSCHED_QUEUE": "q"}
     assert environment_flags(environ) == [("--queue", "q")]
     assert environment_flags({"MLSCHED_NAME": "mine"}) == [("--name", "mine")]
+
+
+def test_a_wrong_command_is_nobody_elses_fault():
+    document = JobDocument(JobSpec(command=("x\udcff",)))
+    with pytest.raises(SpecError, match="UTF-8"):
+        combine(document, [], DEFAULTS, environ=ENVIRON)
