@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
+import subprocess
+import sys
+from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import aclosing
 
 import pytest
@@ -70,17 +72,41 @@ def test_a_gpu_without_events_does_not_silence_the_others(driver, fake) -> None:
     assert [event.uuid for event in collect(1)] == [fake.uuid_of(1)]
 
 
-def test_a_wait_that_fails_once_builds_a_new_set_and_goes_on(driver, fake) -> None:
-    lines = [*fake.machine(1), "xid 0 31"]
-    driver.say(lines)
+@pytest.fixture
+def child(driver) -> Iterator[Callable[[], subprocess.Popen[str]]]:
+    """Starts the process that waits for events; it is gone after the test."""
+    started: list[subprocess.Popen[str]] = []
 
-    def break_and_mend(seen: int) -> None:
-        if seen == 1:
-            driver.say(lines, "fail nvmlEventSetWait_v2 * 999")
-        driver.say(lines)
+    def start() -> subprocess.Popen[str]:
+        command = [sys.executable, "-P", "-m", "mlsched.adapters.nvml.events"]
+        pipe = subprocess.PIPE
+        started.append(
+            subprocess.Popen(command, stdin=pipe, stdout=pipe, stderr=pipe, text=True, bufsize=1)
+        )
+        return started[-1]
 
-    codes = [event.code for event in collect(1, break_and_mend)]
-    assert codes == [31]
+    yield start
+    for process in started:
+        process.kill()
+        process.communicate()
+
+
+def test_a_wait_that_fails_builds_a_new_set_and_goes_on(driver, fake, child) -> None:
+    driver.say(fake.machine(1), "xid 0 31", "fail nvmlEventSetWait_v2 * 999")
+    process = child()
+    assert process.stderr.readline() == "watching 1 GPUs\n"
+    assert process.stderr.readline() == "new event set: unknown error\n"
+    driver.say(fake.machine(1), "xid 0 31")
+    assert '"code":31' in process.stdout.readline()
+    assert process.poll() is None
+
+
+def test_the_child_ends_with_its_parent(driver, child) -> None:
+    process = child()
+    assert process.stderr.readline() == "watching 8 GPUs\n"
+    process.stdin.close()
+    process.stdin = None
+    assert process.wait(timeout=20) == 0
 
 
 def test_the_stream_ends_where_there_is_no_driver(monkeypatch, tmp_path) -> None:
