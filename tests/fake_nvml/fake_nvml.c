@@ -144,9 +144,12 @@ static void read_rule(Rule *rules, int *count, const char *words, const char *li
 static void read_event(int is_xid, const char *words, const char *line)
 {
     Event event = {0, 0x8, 0, NONE, NONE};
-    int found = is_xid ? sscanf(words, "%d %llu %u %u", &event.gpu, &event.data, &event.gi, &event.ci) + 1
-                       : sscanf(words, "%d %lli %llu %u %u", &event.gpu, (long long *)&event.type,
-                                &event.data, &event.gi, &event.ci);
+    int found;
+    if (is_xid)
+        found = 1 + sscanf(words, "%d %llu %u %u", &event.gpu, &event.data, &event.gi, &event.ci);
+    else
+        found = sscanf(words, "%d %lli %llu %u %u", &event.gpu, (long long *)&event.type,
+                       &event.data, &event.gi, &event.ci);
     if (found < 3 || event.gpu < 0 || event.gpu >= GPUS_MAX || state.event_count >= EVENTS_MAX) {
         problem("a bad event, or too many", line);
         return;
@@ -336,6 +339,7 @@ static int parts(const Record *record, const char *key, long long *out, int coun
 {
     const char *text = find(record, key);
     char *end;
+    if (text && *text == '!') return atoi(text + 1);
     for (int i = 0; i < count; i++) {
         if (!text || !*text) return NOT_SUPPORTED;
         out[i] = strtoll(text, &end, 0);
@@ -364,6 +368,7 @@ static int text(const Record *record, const char *key, char *out, unsigned size)
 {
     const char *value = find(record, key);
     if (!value) return NOT_SUPPORTED;
+    if (*value == '!') return atoi(value + 1);
     if (!out) return INVALID_ARGUMENT;
     if (strlen(value) + 1 > size) return INSUFFICIENT_SIZE;
     strcpy(out, value);

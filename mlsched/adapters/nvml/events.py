@@ -1,8 +1,8 @@
 """``python -m mlsched.adapters.nvml.events``: print each event of the driver as a line of JSON.
 
 Runs as a child of `mlsched.adapters.nvml.watches` for as long as its standard input stays open.
-Waiting is blocking, in the driver. A wait that fails builds a new event set and says so; it
-condemns no GPU.
+Waiting is blocking, in the driver. A wait that fails ends the process, and condemns no GPU: a fresh
+one builds a new event set, and finds a driver that was upgraded meanwhile.
 """
 
 from __future__ import annotations
@@ -10,7 +10,6 @@ from __future__ import annotations
 import os
 import sys
 import threading
-import time
 from typing import Any
 
 from mlsched.adapters.nvml.bindings import has_library
@@ -31,12 +30,11 @@ KINDS = {
 """Events worth keeping; clocks and power states change all the time. Source: nvml.h."""
 
 WAIT_MS = 1000
-REBUILD_S = 1.0
 _TIMEOUT = 10
 
 
 def main() -> int:
-    """Print events until standard input ends."""
+    """Print events until standard input ends, or until a wait fails."""
     if not has_library():
         return EXIT_NO_LIBRARY
     threading.Thread(target=_end_with_parent, daemon=True).start()
@@ -50,11 +48,8 @@ def main() -> int:
     if not init.is_ok:
         sys.stderr.write(f"NVML does not start: {init.detail}\n")
         return 1
-    while True:
-        why = _watch(door)
-        sys.stderr.write(f"new event set: {why}\n")
-        sys.stderr.flush()
-        time.sleep(REBUILD_S)
+    sys.stderr.write(f"no more events: {_watch(door)}\n")
+    return 1
 
 
 def _end_with_parent() -> None:
@@ -82,7 +77,6 @@ def _watch(door: Any) -> str:
             uuid = uuids.get(handle_address(told.value.device), "")
             _print(door.clock.now_ms(), uuid, told.value)
         elif told.code != _TIMEOUT:
-            door.call("nvmlEventSetFree", event_set.value)
             return str(told.detail)
 
 

@@ -109,8 +109,8 @@ def _answers(gpu: Gpu, handle: Any) -> bool:
 def _note(session: Session, inventory: Inventory, gpus: tuple[Gpu, ...]) -> str:
     if inventory.note:
         return f"{inventory.note}: CPU jobs only"
-    driver, nvml = inventory.driver.value, inventory.nvml.value
-    if driver and nvml and nvml.partition(".")[2] != driver:
+    driver, nvml = inventory.driver.value or "", inventory.nvml.value or ""
+    if driver and nvml and driver.split(".")[0] not in nvml.split(".")[:2]:
         return f"the driver is {driver} and its library is of another one ({nvml})"
     if session.guard.hung:
         return f"the driver hangs in {session.guard.hung[0]}"

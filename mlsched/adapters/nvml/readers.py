@@ -54,6 +54,13 @@ _FIELDS = (FIELD_MEMORY_TEMPERATURE, FIELD_NVLINK_COUNT, FIELD_RECOVERY_ACTION)
 _CORRECTED, _UNCORRECTED = 0, 1
 _VOLATILE, _AGGREGATE = 0, 1
 
+_FIELD_STATUS = {
+    **CODE_STATUS,
+    2: ReadingStatus.MISSING_SYMBOL,
+    6: ReadingStatus.MISSING_SYMBOL,
+}
+"""A driver that is older than a field calls its id invalid, or does not answer for it."""
+
 Fields = dict[int, Reading[int]]
 
 
@@ -94,7 +101,7 @@ def _field(answer: Reading[Any], field: int) -> Reading[int]:
     code, value = answer.value.get(field, (6, 0))
     if code == 0:
         return replace(answer, value=value)
-    status = CODE_STATUS.get(code, ReadingStatus.ERROR)
+    status = _FIELD_STATUS.get(code, ReadingStatus.ERROR)
     return replace(answer, value=None, status=status, code=code, detail=describe_code(code))
 
 

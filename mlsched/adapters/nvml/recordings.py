@@ -25,11 +25,9 @@ _REFERENCE = type(ctypes.byref(ctypes.c_int()))
 _POINTER: Any = ctypes.POINTER(ctypes.c_int).__mro__[1]
 _SIMPLE: Any = ctypes.c_int.__mro__[1]
 _HANDLE_BASE = 0x1000
-COUNT_MAX = 1 << 22
-"""Above any count, and above any power in mW or speed in MB/s that is a plain integer too."""
-
-NOTHING = 0xFFFFFFFF
-"""The driver's word for no value."""
+_COUNTED = "RunningProcesses"
+COUNT_MAX = 1 << 16
+"""Of processes: the binding allocates twice what the driver says."""
 
 
 class Output(Struct, frozen=True, omit_defaults=True):
@@ -149,15 +147,16 @@ class Player:
                 raise UnrecordedError(f"not in this recording: {name}({key})"[:200])
             position = self._positions[name, key]
             self._positions[name, key] += 1
-            return self._play(known[key][min(position, len(known[key]) - 1)], args)
+            kept = known[key][min(position, len(known[key]) - 1)]
+            return self._play(kept, args, counts=_COUNTED in name)
 
         return Function(answer)
 
-    def _play(self, kept: Answer, args: tuple[Any, ...]) -> Any:
+    def _play(self, kept: Answer, args: tuple[Any, ...], *, counts: bool) -> Any:
         for arg, output in zip(args, kept.outputs, strict=False):
             if output is not None:
                 self._restore(arg, output)
-            if isinstance(arg, _REFERENCE) and _claims_too_much(_target(arg)):
+            if counts and _claims_too_much(_target(arg)):
                 raise UnrecordedError("the recording is damaged: a count that cannot be")
         if kept.text is not None:
             return kept.text.encode()
@@ -248,8 +247,7 @@ def _target(arg: Any) -> Any:
 
 
 def _claims_too_much(target: Any) -> bool:
-    """Counts come back in plain integers, and the binding allocates what they say."""
-    return isinstance(target, ctypes.c_uint) and target.value > COUNT_MAX and target.value < NOTHING
+    return isinstance(target, ctypes.c_uint) and target.value > COUNT_MAX
 
 
 def _is_handle(target: Any) -> bool:

@@ -10,7 +10,7 @@ from contextlib import aclosing
 
 import pytest
 
-from mlsched.adapters.nvml import watch_events
+from mlsched.adapters.nvml import watch_events, watches
 from mlsched.core.health import Verdict, assess
 from mlsched.core.inventory import with_events
 from mlsched.model.inventory import GpuEvent
@@ -91,14 +91,30 @@ def child(driver) -> Iterator[Callable[[], subprocess.Popen[str]]]:
         process.communicate()
 
 
-def test_a_wait_that_fails_builds_a_new_set_and_goes_on(driver, fake, child) -> None:
-    driver.say(fake.machine(1), "xid 0 31", "fail nvmlEventSetWait_v2 * 999")
+def test_a_wait_that_fails_ends_the_child_with_the_reason(driver, fake, child) -> None:
+    driver.say(fake.machine(1), "fail nvmlEventSetWait_v2 * 999")
     process = child()
-    assert process.stderr.readline() == "watching 1 GPUs\n"
-    assert process.stderr.readline() == "new event set: unknown error\n"
-    driver.say(fake.machine(1), "xid 0 31")
-    assert '"code":31' in process.stdout.readline()
-    assert process.poll() is None
+    assert process.wait(timeout=20) == 1
+    assert process.stderr.read().splitlines() == [
+        "watching 1 GPUs",
+        "no more events: unknown error",
+    ]
+
+
+def test_a_child_that_dies_is_started_again(driver, fake, monkeypatch) -> None:
+    driver.say(fake.machine(1), "xid 0 31", "fail nvmlEventSetWait_v2 * 999")
+    starts = []
+    start = watches._start
+
+    async def start_and_mend() -> asyncio.subprocess.Process:
+        starts.append(1)
+        if len(starts) == 2:
+            driver.say(fake.machine(1), "xid 0 31")
+        return await start()
+
+    monkeypatch.setattr(watches, "_start", start_and_mend)
+    assert [event.code for event in collect(1)] == [31]
+    assert len(starts) == 2
 
 
 def test_the_child_ends_with_its_parent(driver, child) -> None:

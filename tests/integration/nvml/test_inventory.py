@@ -195,6 +195,22 @@ def test_an_unsupported_recovery_action_is_not_the_action_nothing(driver, fake) 
     assert (action.value, action.status) == (None, ReadingStatus.UNSUPPORTED)
 
 
+def test_a_driver_older_than_a_field_is_not_in_trouble(driver, fake) -> None:
+    driver.say(fake.system_line("535.1"), fake.gpu_line(0, recovery="!2"))
+    inventory = driver.read()
+    action = inventory.gpus[0].faults.recovery_action
+    assert (action.value, action.status) == (None, ReadingStatus.MISSING_SYMBOL)
+    assert verdict(inventory, inventory.gpus[0]) is Verdict.PASS
+
+
+def test_one_reading_that_is_denied_says_so(driver, fake) -> None:
+    driver.say(fake.system_line(), fake.gpu_line(0, serial="!4", power="!999"))
+    inventory = driver.read()
+    assert inventory.gpus[0].identity.serial.status is ReadingStatus.NO_PERMISSION
+    assert inventory.gpus[0].environment.power_mw.status is ReadingStatus.TRANSIENT
+    assert verdict(inventory, inventory.gpus[0]) is Verdict.PASS
+
+
 def test_a_wanted_recovery_action_keeps_jobs_away(driver, fake) -> None:
     driver.say(fake.system_line(), fake.gpu_line(0), fake.gpu_line(1, recovery=4))
     inventory = driver.read()
