@@ -12,12 +12,10 @@ from collections.abc import Awaitable, Callable, Mapping
 from datetime import UTC, datetime
 from typing import Any
 
-import apsw
-
 from mlsched.adapters.crons import due_ticks, next_tick
 from mlsched.adapters.store.stores import Store
 from mlsched.adapters.store.values import Schedule
-from mlsched.errors import SpecError
+from mlsched.errors import ConflictError, SpecError
 from mlsched.server.views import JsonObject, rfc3339
 from mlsched.specs.schedules import ScheduleDocument, load_schedule
 
@@ -81,7 +79,7 @@ class Schedules:
             job = await self._submit_run(
                 read.job_document(tick_ms), f"run-{run_id}", (run_id, schedule.id, tick_ms)
             )
-        except apsw.ConstraintError:
+        except ConflictError:
             return None
         return {"schedule": schedule.name, "tick": rfc3339(tick_ms), "run_id": run_id, "job": job}
 

@@ -16,7 +16,7 @@ from typing import Any
 import apsw
 
 from mlsched.adapters.store.schema import open_database
-from mlsched.errors import MlschedError, StoreFullError, UnreachableError
+from mlsched.errors import ConflictError, MlschedError, StoreFullError, UnreachableError
 
 GROUP_MAX = 512
 """Writes in one transaction: bounds the wait of the first, and the work that a failure undoes."""
@@ -100,6 +100,8 @@ def _one(connection: apsw.Connection, write: Write) -> tuple[Any, Exception | No
     except (MlschedError, apsw.ConstraintError) as error:
         connection.execute("ROLLBACK TO one")
         connection.execute("RELEASE one")
+        if isinstance(error, apsw.ConstraintError):
+            return None, ConflictError(f"the same thing is there already: {error}.")
         return None, error
     connection.execute("RELEASE one")
     return result, None
