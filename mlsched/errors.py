@@ -34,7 +34,7 @@ class MlschedError(Exception):
     code: ClassVar[str] = "Error"
     """Stable word for programs: the ``code`` of an error in JSON."""
 
-    exit_code: ClassVar[int] = 1
+    exit_status: ClassVar[int] = 1
     """What a command exits with when this error ends it."""
 
     def __init__(self, message: str, hint: str = "") -> None:
@@ -51,7 +51,7 @@ class SpecError(MlschedError):
     """The request is wrong and cannot be run as it is."""
 
     code = "InvalidSpec"
-    exit_code = 2
+    exit_status = 2
 
 
 class NeverFitsError(SpecError):
@@ -70,7 +70,7 @@ class NotFoundError(MlschedError):
     """There is no job, queue, schedule or dataset of that name."""
 
     code = "NotFound"
-    exit_code = 102
+    exit_status = 102
 
 
 class TemporaryError(MlschedError):
@@ -97,7 +97,7 @@ class UnreachableError(TemporaryError):
     """The service, a driver or a disk does not answer."""
 
     code = "Unreachable"
-    exit_code = 104
+    exit_status = 104
 
 
 class StoreFullError(TemporaryError):
@@ -122,7 +122,7 @@ class JobError(MlschedError):
     """A job ended otherwise than with a result or the user's own exception."""
 
     code = "JobFailed"
-    exit_code = 100
+    exit_status = 100
 
 
 class PipelineError(MlschedError):
@@ -135,7 +135,7 @@ class SchemaMismatchError(PipelineError):
     """A table does not keep the schema that was promised for it."""
 
     code = "SchemaMismatch"
-    exit_code = 2
+    exit_status = 2
 
 
 class InvariantError(MlschedError):

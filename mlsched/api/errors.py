@@ -29,7 +29,7 @@ class JobFailed(JobError):  # noqa: N818 - names of the API, read as `except ml.
     ) -> None:
         super().__init__(message, hint)
         self.job = job
-        self.job_exit_code = exit_code
+        self.exit_code = exit_code
 
 
 class OutOfMemory(JobFailed):
@@ -48,7 +48,7 @@ class Cancelled(JobFailed):
     """Somebody cancelled the job."""
 
     code = "CancelledByUser"
-    exit_code = 103
+    exit_status = 103
 
 
 class Unschedulable(JobFailed):

@@ -30,6 +30,9 @@ SHORT_STATES = {
 
 REDRAW_S = 1.0
 
+TABLE_ROWS_MAX = 200
+"""Rows of a table unless more are asked for: nobody reads more, and a long queue has thousands."""
+
 
 def ls(
     session: Session,
@@ -38,12 +41,16 @@ def ls(
         str, typer.Option("--state", metavar="STATES", help="Only these, by comma: PENDING or PD.")
     ] = "",
     queue: Annotated[str, typer.Option("--queue", "-q", "-p", help="Only this queue.")] = "",
-    limit: Annotated[int, typer.Option("--limit", "-L", help="At most so many; 0: all.")] = 0,
+    limit: Annotated[
+        int, typer.Option("--limit", "-L", help="At most so many; 0: all. Tables: 200.")
+    ] = -1,
     watch: Annotated[bool, typer.Option("--watch", "-w", help="Go on as they change.")] = False,
 ) -> int:
     """List jobs: those that hold something, then those that wait, in order; arrays are one row."""
     from mlsched.cli.completing import remember
 
+    if limit < 0:
+        limit = 0 if session.is_data or session.output == "name" else TABLE_ROWS_MAX
     query = {
         "all": ended,
         "limit": limit or None,
@@ -52,12 +59,16 @@ def ls(
     }
     if watch:
         return _watch(session, query)
-    jobs = session.client.call("list", **query)["jobs"]
+    found = session.client.call("list", **query)
+    jobs = found["jobs"]
     remember(session, [job["name"] for job in jobs[:100]])
     session.emit(jobs, lambda: _table(session, jobs), [job["name"] for job in jobs])
     if not jobs and not session.is_data:
         more = "" if ended else "; 'mlsched ls --all' shows those that ended"
         session.tell(f"no jobs{more}.")
+    hidden = found["total"] - len(jobs)
+    if hidden > 0 and not session.is_data:
+        session.tell(f"{hidden} more; 'mlsched ls --limit 0' shows all.")
     return 0
 
 

@@ -98,7 +98,7 @@ def _tell(error: Exception, words: list[str]) -> int:
         code = _report_usage(error, words)
     elif isinstance(error, MlschedError):
         report(error.to_dict(), as_json=wants_json(words))
-        code = error.exit_code
+        code = error.exit_status
     elif isinstance(error, OSError) and error.errno in _CANNOT_WRITE:
         told = {"code": "CannotWrite", "message": f"cannot write the output: {error.strerror}."}
         report({**told, "hint": "What was submitted goes on."}, as_json=wants_json(words))

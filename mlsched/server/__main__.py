@@ -42,7 +42,7 @@ def main() -> int:
         asyncio.run(_serve(paths, settings))
     except MlschedError as error:
         log(f"cannot start: {error.message} {error.hint}")
-        return error.exit_code
+        return error.exit_status
     return 0
 
 

@@ -91,7 +91,7 @@ def test_a_command_that_fails_raises_with_its_exit_code():
     job = ml.submit(["sh", "-c", "exit 7"])
     with pytest.raises(ml.JobFailed) as caught:
         job.result(timeout=60)
-    assert caught.value.job_exit_code == 7
+    assert caught.value.exit_code == 7
     assert caught.value.job == job.name
     assert job.status.exit_code == 7
     assert job.status.reason == "ExitedWithError"
@@ -271,7 +271,7 @@ def test_a_coroutine_function_is_run_to_its_end():
 def test_sys_exit_is_an_exit_code_and_no_exception_of_the_function():
     with pytest.raises(ml.JobFailed) as caught:
         ml.submit(sys.exit, 9).result(timeout=60)
-    assert caught.value.job_exit_code == 9
+    assert caught.value.exit_code == 9
 
 
 def test_a_retry_of_a_function_that_then_works(tmp_path):

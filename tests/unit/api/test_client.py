@@ -53,7 +53,7 @@ def test_an_error_of_the_service_is_raised_as_its_class(paths, serve, code, kind
         Client(paths).call("show", job="x")
     assert caught.value.message == "no such job"
     assert caught.value.hint == "look"
-    assert caught.value.exit_code == exit_code
+    assert caught.value.exit_status == exit_code
 
 
 def test_a_read_whose_answer_is_torn_is_asked_again(paths, serve):
@@ -110,7 +110,7 @@ def test_a_service_of_another_version_says_what_to_do(paths, serve):
 def test_without_a_service_and_without_leave_to_start_one_the_error_says_so(paths):
     with pytest.raises(UnreachableError, match="not running") as caught:
         Client(paths, autostart=False).call("ping")
-    assert caught.value.exit_code == 104
+    assert caught.value.exit_status == 104
 
 
 def test_a_socket_left_behind_by_a_dead_service_is_nobody_listening(paths):

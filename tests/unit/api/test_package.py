@@ -47,7 +47,7 @@ def test_each_end_has_an_exception_of_its_own(state, code, kind):
     assert type(error) is kind
     assert isinstance(error, ml.JobError)
     assert error.job == "j-1"
-    assert error.job_exit_code == 3
+    assert error.exit_code == 3
 
 
 def test_the_answer_to_why_is_reason_evidence_and_next_step():

@@ -39,4 +39,4 @@ def test_more_than_exists_is_refused_with_what_exists() -> None:
     with pytest.raises(NeverFitsError) as caught:
         refuse_what_never_fits(spec(4), ledger)
     assert "asks for 4 GPUs, and what exists is 2 x NVIDIA H100" in caught.value.message
-    assert caught.value.exit_code == 2
+    assert caught.value.exit_status == 2
