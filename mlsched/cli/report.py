@@ -51,7 +51,7 @@ def _text(session: Session, found: JsonObject) -> str:
     )
     totals = found["totals"]
     summary = (
-        f"{len(jobs)} jobs: waited {format_span(totals['wait_s'])}, "
+        f"{len(jobs)} job{'' if len(jobs) == 1 else 's'}: waited {format_span(totals['wait_s'])}, "
         f"ran {format_span(totals['run_s'])}, GPU time {format_span(totals['gpu_s'])}"
     )
     told = [line for one in jobs for line in _told(one)] if len(jobs) == 1 else []
@@ -81,6 +81,7 @@ def _told(job: JsonObject) -> list[str]:
 
     lines = [f"reason: {one_line(reason_text(job))}"]
     lines += [f"placed on {one_line(placement_text(one))}" for one in job.get("placement") or []]
+    lines += [f"because {job['placed_because']}"] if job.get("placed_because") else []
     metrics = job.get("metrics") or {}
     lines += [f"{one_line(str(name))}: {one_line(str(value))[:200]}" for name, value in
               sorted(metrics.items())]  # fmt: skip

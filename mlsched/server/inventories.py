@@ -17,7 +17,7 @@ from msgspec.structs import replace
 from mlsched.adapters.local.machine import observe_machine
 from mlsched.adapters.nvml import read_inventory_async, watch_events
 from mlsched.config import NodeSettings
-from mlsched.core.inventory import carry_over, placeable_devices, with_events
+from mlsched.core.inventory import describe_shortage, placeable_devices, with_events
 from mlsched.model.events import NodeObserved
 from mlsched.model.inventory import GpuEvent, Inventory
 from mlsched.model.nodes import Node
@@ -27,6 +27,9 @@ DEADLINE_S = 10.0
 
 NO_GPU_PERIOD_FACTOR = 20
 """A machine without a driver is asked this many times less often: one may be installed later."""
+
+NO_LIBRARY = 12
+"""NVML's code for a machine without the driver's library. Source: nvml.h, nvmlReturn_t."""
 
 EVENTS_KEPT_MAX = 10_000
 """Newest events of the driver that are kept in memory; health looks at the last day of them."""
@@ -54,15 +57,15 @@ class Inventories:
     async def read(self) -> Inventory:
         """Read all GPUs now and tell the controller; one reading at a time."""
         async with self._reading:
-            found = await read_inventory_async(deadline_s=DEADLINE_S)
-            self._latest = carry_over(self._latest, found)
+            self._latest = await read_inventory_async(DEADLINE_S, self._latest)
         return self._tell(self._latest)
 
     def _tell(self, latest: Inventory) -> Inventory:
         inventory = with_events(latest, self._events)
-        devices = placeable_devices(inventory, time.time_ns() // 1_000_000)
-        machine = self._observe()
-        self._post(NodeObserved(replace(machine, devices=devices, gpu_note=inventory.note)))
+        now_ms = time.time_ns() // 1_000_000
+        note = describe_shortage(inventory, now_ms)
+        devices = placeable_devices(inventory, now_ms)
+        self._post(NodeObserved(replace(self._observe(), devices=devices, gpu_note=note)))
         return inventory
 
     def _observe(self) -> Node:
@@ -83,7 +86,7 @@ class Inventories:
 
     async def _read_again(self) -> None:
         while True:
-            quiet = self._latest is not None and not self._latest.gpus
+            quiet = self._latest is not None and self._latest.driver.code == NO_LIBRARY
             await asyncio.sleep(self._period_s * (NO_GPU_PERIOD_FACTOR if quiet else 1))
             with contextlib.suppress(OSError):
                 await self.read()

@@ -9,7 +9,7 @@ from typing import Any
 from mlsched.api.texts import progress_share, progress_text
 from mlsched.cli.render.tables import format_pairs, format_table
 from mlsched.cli.render.texts import format_local, format_since, one_line
-from mlsched.units import format_bytes, format_span
+from mlsched.units import count_cpus, format_bytes, format_span
 
 JsonObject = dict[str, Any]
 
@@ -150,8 +150,10 @@ def _limits(job: JsonObject) -> str:
 
 def placement_text(group: JsonObject) -> str:
     """Where one group of a job is, and what it holds there."""
-    gpus = ", ".join(group["gpus"])
-    return f"{group['node']}: {group['cpus']:g} CPUs" + (f", {gpus}" if gpus else "")
+    held = [count_cpus(round(group["cpus"] * 1000))]
+    if group["memory_bytes"]:
+        held.append(format_bytes(group["memory_bytes"]))
+    return f"{group['node']}: {', '.join([*held, *group['gpus']])}"
 
 
 def _attempt_lines(job: JsonObject) -> list[str]:
