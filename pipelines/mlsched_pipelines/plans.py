@@ -218,7 +218,8 @@ class Plan(Struct, frozen=True):
             shard_bytes_max: A shard file is closed when it is larger.
         """
         contract = as_contract(schema if schema is not None else self.schema)
-        if contract.schema.remove_metadata() != self.schema.remove_metadata():
+        promised, given = ([(f.name, f.type) for f in s] for s in (contract.schema, self.schema))
+        if promised != given:
             raise SchemaMismatchError(
                 f"write: expected {contract.schema}, the plan gives {self.schema}."
             )

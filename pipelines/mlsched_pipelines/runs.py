@@ -143,7 +143,9 @@ def _compute(
     now = datetime.now(UTC).isoformat(timespec="seconds")
     record = RunRecord(key, key.run_id, counts, rejects, now)
     with full_disk_explained(assignment.root):
-        made, won = commit(assignment.root, record, files, encode_schema(plan.schema))
+        made, won = commit(
+            assignment.root, record, files, encode_schema(plan.writes().contract.schema)
+        )
     if sorted_here:
         _remove_staged(assignment, staged)
     return record, made.version, len(files), resumed, won

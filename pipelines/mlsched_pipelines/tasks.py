@@ -21,6 +21,7 @@ from mlsched_pipelines.kernels import apply_steps
 from mlsched_pipelines.manifests import FileRecord, TaskRecord, decode_task, encode
 from mlsched_pipelines.plans import Plan, Sort, Write
 from mlsched_pipelines.rows import NO_ROW, REJECTS_SCHEMA, Block, RowLedger
+from mlsched_pipelines.schema import conform
 from mlsched_pipelines.splits import Split
 from mlsched_pipelines.stores.files import full_disk_explained, publish_new
 from mlsched_pipelines.stores.shards import ShardWriter, read_shard
@@ -139,7 +140,9 @@ def _stage(
             for block in blocks:
                 kept = ledger.keep_promises(target.contract, block) if last else block
                 ledger.rows_out += len(kept.rows)
-                output.write(kept.batch)
+                output.write(
+                    conform(target.contract, kept.batch, ledger.file) if last else kept.batch
+                )
             files = output.close()
             rejects = _stage_rejects(assignment, task_id, ledger)
         finally:

@@ -25,7 +25,7 @@ class LocalEngine:
     """
 
     def __init__(self, workers: int | None = None) -> None:
-        found = len(os.sched_getaffinity(0)) if workers is None else workers
+        found = _usable_cores() if workers is None else workers
         if found < 1:
             raise PipelineError(f"LocalEngine: expected at least one worker, found {found}.")
         self.slots = found
@@ -83,6 +83,12 @@ class LocalEngine:
     ) -> None:
         """Close it."""
         self.close()
+
+
+def _usable_cores() -> int:
+    """Cores that this process may use; macOS does not tell, so all of them there."""
+    tells = getattr(os, "sched_getaffinity", None)
+    return len(tells(0)) if tells is not None else os.cpu_count() or 1
 
 
 def _outcome(task_id: str, ended: Future[Any]) -> Outcome:

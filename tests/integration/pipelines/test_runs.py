@@ -269,3 +269,15 @@ def test_quoted_line_ends_are_read_when_a_file_is_one_split(
     (tmp_path / "in.csv").write_text('id,value,kind\n1,2.0,"a\nb"\n2,3.0,"c,d"\n')
     run(Plan.scan(csv(tmp_path / "in.csv", schema, split_bytes=0)).write(tmp_path / "out"))
     assert open_dataset(tmp_path / "out").to_table()["kind"].to_pylist() == ["a\nb", "c,d"]
+
+
+def test_the_dataset_keeps_what_the_write_promises_about_nulls(
+    tmp_path: Path, make_csv: MakeCsv, schema: pa.Schema
+) -> None:
+    strict = pa.schema([field.with_nullable(False) for field in schema])
+    run(Plan.scan(csv(make_csv(), schema)).write(tmp_path / "out", schema=strict))
+    assert open_dataset(tmp_path / "out").schema == strict
+    (tmp_path / "gap.csv").write_text("id,value,kind\n1,,a\n")
+    plan = Plan.scan(csv(tmp_path / "gap.csv", schema)).write(tmp_path / "gap", schema=strict)
+    with pytest.raises(SchemaMismatchError, match=r"row 1: field 'value': expected no null"):
+        run(plan)
