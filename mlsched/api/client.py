@@ -18,13 +18,16 @@ from typing import Any, Self
 
 import msgspec
 
-from mlsched.api.starting import start_service, wait_until_listening
+from mlsched.api.starting import start_and_connect
 from mlsched.config import Paths
 from mlsched.errors import ConfigError, MlschedError, UnreachableError, error_from_dict
 
 PROTOCOL_VERSION = 1
 DEADLINE_S = 60.0
 """For one answer: the slowest operation reads GPUs, and a driver that hangs takes 10 s."""
+
+SOCKET_LINK = "service.socket"
+"""Link in the state directory to the socket of the service that serves it."""
 
 RETRIES_MAX = 3
 """Of a request whose connection broke: the service was killed or stopped while answering."""
@@ -142,10 +145,7 @@ class Client:
             raise UnreachableError(
                 "the service is not running.", "It starts with the first command that needs it."
             )
-        started = start_service(self.paths)
-        return wait_until_listening(
-            started, self.paths, lambda: _try_to_connect(self.paths, self.deadline_s)
-        )
+        return start_and_connect(self.paths, lambda: _try_to_connect(self.paths, self.deadline_s))
 
 
 class Stream:
@@ -264,16 +264,32 @@ def _too_slow(deadline_s: float) -> UnreachableError:
 
 
 def _try_to_connect(paths: Paths, deadline_s: float) -> socket.socket | None:
-    """A connection to the service; None when nobody listens there.
+    """A connection to the service; None when nobody listens.
+
+    Where the socket should be comes first. A service that was started with another
+    XDG_RUNTIME_DIR, by a login before this one or by cron, is found through the link to its socket
+    that it keeps in the state directory.
 
     Raises:
         ConfigError: the socket belongs to another user.
         UnreachableError: it exists and cannot be used.
     """
+    connection = _connect_to(str(paths.socket), deadline_s)
+    if connection is None:
+        try:
+            recorded = os.readlink(paths.state_dir / SOCKET_LINK)  # noqa: PTH115 - not resolved
+        except OSError:
+            return None
+        if recorded != str(paths.socket):
+            connection = _connect_to(recorded, deadline_s)
+    return connection
+
+
+def _connect_to(path: str, deadline_s: float) -> socket.socket | None:
     connection = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     connection.settimeout(deadline_s)
     try:
-        connection.connect(str(paths.socket))
+        connection.connect(path)
         _check_peer(connection)
     except (FileNotFoundError, ConnectionRefusedError, ConnectionResetError):
         connection.close()
@@ -284,7 +300,7 @@ def _try_to_connect(paths: Paths, deadline_s: float) -> socket.socket | None:
     except OSError as error:
         connection.close()
         raise UnreachableError(
-            f"the socket {paths.socket} cannot be used: {error.strerror or error}.",
+            f"the socket {path} cannot be used: {error.strerror or error}.",
             "Run 'mlsched doctor' to see what is wrong.",
         ) from error
     return connection

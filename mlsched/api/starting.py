@@ -24,6 +24,9 @@ START_S_MAX = 10.0
 START_S_MAX_ALIVE = 30.0
 """The same while the process that was started lives: a driver that hangs takes 10 s to give up."""
 
+RESTART_S = 0.5
+"""Between two tries to start it while another process holds the lock and does not listen."""
+
 _POLL_S = 0.01
 _LOG_TAIL_BYTES = 2000
 _children: set[int] = set()
@@ -35,6 +38,8 @@ class Started(Struct, frozen=True):
     pid: int
     log_offset: int
     """Size of the service log before: what stands behind is of this start."""
+    at_s: float
+    """On the monotonic clock."""
 
 
 def start_service(paths: Paths) -> Started:
@@ -77,19 +82,21 @@ def start_service(paths: Paths) -> Started:
     finally:
         os.close(log)
     _children.add(pid)
-    return Started(pid, offset)
+    return Started(pid, offset, time.monotonic())
 
 
-def wait_until_listening(
-    started: Started, paths: Paths, connect: Callable[[], socket.socket | None]
-) -> socket.socket:
-    """The first connection that succeeds.
+def start_and_connect(paths: Paths, connect: Callable[[], socket.socket | None]) -> socket.socket:
+    """Start the service, and give the first connection that succeeds.
+
+    A process of ours that leaves with 0 found the lock taken: by a service that another client
+    starts at this moment, or by one that is about to end. So it is started again from time to time.
 
     Raises:
-        UnreachableError: the service ended, or does not listen in time; with its last words.
+        ConfigError: as `start_service`.
+        UnreachableError: no service listens in time; with the last words of the one started.
     """
     begun = time.monotonic()
-    status = None
+    started, status = start_service(paths), None
     while True:
         connection = connect()
         if connection is not None:
@@ -99,6 +106,8 @@ def wait_until_listening(
         limit_s = START_S_MAX_ALIVE if status is None else START_S_MAX
         if waited_s > limit_s or status not in (None, 0):
             raise _failed_start(started, paths, status)
+        if status == 0 and time.monotonic() - started.at_s > RESTART_S:
+            started, status = start_service(paths), None
         time.sleep(_POLL_S)
 
 
@@ -121,6 +130,11 @@ def _reap() -> None:
 
 
 def _failed_start(started: Started, paths: Paths, status: int | None) -> UnreachableError:
+    if status == 0:
+        return UnreachableError(
+            f"another service holds {paths.lock} and does not listen at {paths.socket}.",
+            f"It may have been started with another XDG_RUNTIME_DIR; see {paths.service_log}.",
+        )
     words = _log_since(paths, started.log_offset)
     what = "does not answer" if status is None else f"ended with exit code {status}"
     message = f"the service was started and {what}."

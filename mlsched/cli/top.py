@@ -67,10 +67,10 @@ def _redraw(session: Session, period_s: float) -> int:
     def view() -> Text:
         return Text.from_ansi(dashboard_text(read_state(session), color=color, width=console.width))
 
-    with Live(view(), console=console, screen=True, auto_refresh=False) as live:
-        try:
+    try:
+        with Live(view(), console=console, screen=True, auto_refresh=False) as live:
             while True:
                 time.sleep(period_s)
                 live.update(view(), refresh=True)
-        except KeyboardInterrupt:
-            return 0
+    except KeyboardInterrupt:
+        return 0

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 import signal
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -242,7 +244,9 @@ def test_a_schedule_fires_each_tick_once(home):
     later = schedule["next_tick"]
     ticks = [home.start("cron", "tick", "--now", later, "-o", "json") for _ in range(2)]
     fired = [job for tick in ticks for job in json.loads(tick.communicate(timeout=60)[0])["fired"]]
-    assert len(fired) == 1
+    assert len({run["run_id"] for run in fired}) == 1
+    made = [job for job in home.json("ls", "--all") if job["labels"]]
+    assert [job["name"] for job in made] == [fired[0]["job"]]
     assert home.run("wait", fired[0]["job"]).returncode == 0
     assert home.run("logs", fired[0]["job"]).stdout == b"tick\n"
     assert b"nightly" in home.run("cron", "ls").stdout
@@ -288,3 +292,29 @@ def test_a_service_that_cannot_start_is_unreachable_with_its_last_words(fresh_ho
     assert error["code"] == "Unreachable"
     assert "last words" in error["message"]
     assert "service.log" in error["hint"]
+
+
+def test_a_lock_that_somebody_else_holds_is_explained(fresh_home):
+    state = fresh_home.path / ".local" / "state" / "mlsched"
+    state.mkdir(mode=0o700, parents=True)
+    with (state / "service.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        ended = fresh_home.run("ls", "-o", "json")
+    assert ended.returncode == 104
+    error = json.loads(ended.stderr)["error"]
+    assert "service.lock" in error["message"]
+    assert "XDG_RUNTIME_DIR" in error["hint"]
+
+
+def test_a_service_that_is_about_to_end_is_waited_for(fresh_home):
+    """Its lock is still held when the next command comes."""
+    state = fresh_home.path / ".local" / "state" / "mlsched"
+    state.mkdir(mode=0o700, parents=True)
+    with (state / "service.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        running = fresh_home.start("run", "--", "echo", "hi")
+        with pytest.raises(subprocess.TimeoutExpired):
+            running.wait(2)
+        fcntl.flock(lock, fcntl.LOCK_UN)
+    out, err = running.communicate(timeout=60)
+    assert (running.returncode, out) == (0, b"hi\n"), err

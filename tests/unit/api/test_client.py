@@ -7,6 +7,7 @@ import socket
 from unittest.mock import ANY
 
 import pytest
+from msgspec.structs import replace
 
 from mlsched.api.client import Client, TornReplyError
 from mlsched.errors import (
@@ -129,8 +130,6 @@ def test_a_file_in_place_of_the_socket_is_nobody_listening(paths):
 
 
 def test_a_path_that_is_too_long_for_a_socket_is_an_error(paths):
-    from msgspec.structs import replace
-
     long = replace(paths, socket=paths.socket.with_name("s" * 120))
     with pytest.raises(UnreachableError, match="cannot be used"):
         Client(long, autostart=False).call("ping")
@@ -151,3 +150,17 @@ def test_polling_a_silent_stream_returns_nothing(paths):
     with listener, Client(paths).stream("watch") as stream:
         assert stream.poll(0.0) == []
         assert not stream.is_over
+
+
+def test_a_service_of_another_login_is_found_through_its_link(paths, serve):
+    serve(b'{"ok": 7}\n')
+    elsewhere = replace(paths, socket=paths.socket.with_name("other.sock"))
+    paths.state_dir.mkdir()
+    (paths.state_dir / "service.socket").symlink_to(paths.socket)
+    assert Client(elsewhere, autostart=False).call("list") == 7
+
+
+def test_a_link_to_nowhere_is_nobody_listening(paths):
+    paths.state_dir.mkdir()
+    (paths.state_dir / "service.socket").symlink_to(paths.state_dir / "gone")
+    assert not Client(paths, autostart=False).is_running()
