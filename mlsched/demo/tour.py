@@ -26,7 +26,7 @@ def main() -> int:
     dataset = home / ("runtimes" if trace else "digits")
     _title("1. Build an Arrow dataset from real data, by a pipeline")
     _say(f"input: {trace or 'the handwritten digits that scikit-learn ships'}")
-    build = [sys.executable, "-m", "mlsched.demo.dataset", str(dataset)]
+    build = [sys.executable, "-m", "mlsched.demo.dataset", str(home)]
     code = _mlsched("run", "--name", "demo-data", "--", *build)
     return code or _train(dataset, home)
 
