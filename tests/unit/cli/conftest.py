@@ -30,7 +30,7 @@ def installation(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     for name in ("MLSCHED_OUTPUT", "MLSCHED_CONTEXT", "MLSCHED_CONFIG", "NO_COLOR", "FORCE_COLOR"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("COLUMNS", "80")
-    monkeypatch.setattr("mlsched.api.client.start_service", _refuse_to_start)
+    monkeypatch.setattr("mlsched.api.starting.start_service", _refuse_to_start)
     return tmp_path
 
 
