@@ -41,15 +41,19 @@ _libc.mmap.argtypes = [
 
 
 class Layout(Struct, frozen=True):
-    """A fixed-width column: what one row is in numpy."""
+    """A fixed-width column: what one row is in numpy. Make it with `fixed_layout`."""
 
     dtype: np.dtype[Any]
     shape: tuple[int, ...]
+    width_bytes: int
+    """Bytes of one row."""
+    granule_bytes: int
+    """Rows begin at multiples of this, since buffers begin at multiples of 8."""
 
-    @property
-    def width_bytes(self) -> int:
-        """Bytes of one row."""
-        return self.dtype.itemsize * prod(self.shape)
+
+def _layout(dtype: np.dtype[Any], shape: tuple[int, ...]) -> Layout:
+    width = dtype.itemsize * prod(shape)
+    return Layout(dtype, shape, width, gcd(8, width))
 
 
 def fixed_layout(kind: pa.DataType) -> Layout | None:
@@ -58,13 +62,13 @@ def fixed_layout(kind: pa.DataType) -> Layout | None:
     while pa.types.is_fixed_size_list(kind):
         shape, kind = (*shape, kind.list_size), kind.value_type
     if pa.types.is_integer(kind) or pa.types.is_floating(kind):
-        return Layout(np.dtype(kind.to_pandas_dtype()), shape)
+        return _layout(np.dtype(kind.to_pandas_dtype()), shape)
     if pa.types.is_timestamp(kind):
-        return Layout(np.dtype(f"M8[{kind.unit}]"), shape)
+        return _layout(np.dtype(f"M8[{kind.unit}]"), shape)
     if pa.types.is_duration(kind):
-        return Layout(np.dtype(f"m8[{kind.unit}]"), shape)
+        return _layout(np.dtype(f"m8[{kind.unit}]"), shape)
     if pa.types.is_fixed_size_binary(kind) and not pa.types.is_decimal(kind):
-        return Layout(np.dtype(np.uint8), (*shape, kind.byte_width))
+        return _layout(np.dtype(np.uint8), (*shape, kind.byte_width))
     return None
 
 
@@ -107,23 +111,23 @@ class ShardMap:
     def addresses(self, rows: Positions) -> dict[str, Positions]:
         """Where rows lie, by fixed-width column: what `gather` takes. Maps their shards."""
         shards = np.searchsorted(self._starts, rows, side="right") - 1
-        for shard in np.unique(shards).tolist():
-            if shard not in self._readers:
-                self._map(shard)
+        if len(self._readers) < len(self.dataset.files):
+            for shard in np.unique(shards).tolist():
+                self._reader(shard)
         batches, inside = self._locate(rows, shards)
         found: dict[str, Positions] = {}
         for name, layout in self.layouts.items():
             width = layout.width_bytes
-            found[name] = (self._offsets[name][batches] + inside * width) // _granule(layout)
+            found[name] = (self._offsets[name][batches] + inside * width) // layout.granule_bytes
         return found
 
     def gather(self, name: str, index: Positions) -> npt.NDArray[Any]:
         """Rows of a fixed-width column; neighbours in one batch are a view, others one copy."""
         layout = self.layouts[name]
-        step = layout.width_bytes // _granule(layout)
+        step = layout.width_bytes // layout.granule_bytes
         count = len(index)
         if count and index[-1] - index[0] == (count - 1) * step and (np.diff(index) == step).all():
-            start = int(index[0]) * _granule(layout)
+            start = int(index[0]) * layout.granule_bytes
             flat = self._bytes[start : start + count * layout.width_bytes]
         else:
             flat = self._views[name][index]
@@ -149,6 +153,8 @@ class ShardMap:
 
         Where all the data fits into memory, each block is told once: after that it is cached.
         """
+        if self._fits_memory and len(self._announced) * block_rows >= self._starts[-1]:
+            return
         numbers = np.unique(rows // block_rows)
         if self._fits_memory:
             numbers = numbers[[number not in self._announced for number in numbers.tolist()]]
@@ -159,7 +165,7 @@ class ShardMap:
         ends = np.minimum(blocks + block_rows, self._starts[-1]) - 1
         first, last = self.addresses(blocks), self.addresses(ends)
         for name, layout in self.layouts.items():
-            size = _granule(layout)
+            size = layout.granule_bytes
             for low, high in zip(first[name].tolist(), last[name].tolist(), strict=True):
                 start = low * size // PAGE_BYTES * PAGE_BYTES
                 length = high * size + layout.width_bytes - start
@@ -216,14 +222,9 @@ class ShardMap:
 
     def _view(self, layout: Layout) -> npt.NDArray[Any]:
         """Every place where a row of the column can begin, as an array that overlaps itself."""
-        granule, width = _granule(layout), layout.width_bytes
+        granule, width = layout.granule_bytes, layout.width_bytes
         count = max(0, (len(self._bytes) - width) // granule + 1)
         return np.ndarray((count,), dtype=f"V{width}", buffer=self._bytes, strides=(granule,))
-
-
-def _granule(layout: Layout) -> int:
-    """Rows begin at multiples of this, since buffers begin at multiples of 8."""
-    return gcd(8, layout.width_bytes)
 
 
 def _memory_bytes() -> int:
