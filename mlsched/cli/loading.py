@@ -345,6 +345,3 @@ def make_program() -> Catalogue:
         "  mlsched why train-1"
     )
     return make_group("", text, COMMANDS, ALIASES)
-
-
-__all__ = ["Catalogue", "build", "help_text", "lighten", "make_group", "make_program"]

@@ -16,7 +16,6 @@ from mlsched.cli.render.texts import one_line, printable
 from mlsched.cli.session import Session
 from mlsched.cli.words import is_behind_dashes, names_file
 from mlsched.errors import SpecError
-from mlsched.model.resources import world_size
 from mlsched.model.specs import JobSpec
 from mlsched.specs.documents import JobDocument, load_document, to_document
 from mlsched.specs.edits import edit_document
@@ -36,12 +35,6 @@ class Request(Struct, frozen=True):
     args: JsonObject
     """Arguments of the operations ``submit`` and ``preview``."""
     named: frozenset[str] = frozenset()
-
-    @property
-    def streams(self) -> int:
-        """How many processes will write output: ranks times elements."""
-        array = self.document.spec.array
-        return world_size(self.document.spec) * (len(array.indices) if array else 1)
 
 
 def read_request(

@@ -131,11 +131,6 @@ def test_an_option_not_known_in_a_script_is_one_warning(tmp_path, capsys):
     assert "--switches" in err
 
 
-def test_ranks_times_elements_write_output():
-    flags = [("--tasks-per-node", "2"), ("--array", "0-2")]
-    assert _request(["run", "--", "x"], ["x"], flags).streams == 6
-
-
 def test_a_file_of_variables(tmp_path):
     path = tmp_path / "vars.env"
     path.write_text("# comment\n\nA=1\nexport B = 'two words'\nC=\"x=y\"\nD=\n")
