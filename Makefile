@@ -27,7 +27,7 @@ check: $(STAMP)  ## Lint, format, types, layers
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/pyright --pythonpath $(BIN)/python
-	$(BIN)/lint-imports
+	$(BIN)/lint-imports --no-cache
 
 test: $(STAMP)  ## Run all tests
 	$(BIN)/python -m pytest $(TESTS) -n $(JOBS)
