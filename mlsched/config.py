@@ -5,12 +5,9 @@ The only module that reads ``os.environ`` for settings. Everything else gets val
 
 from __future__ import annotations
 
-import getpass
 import hashlib
 import os
 import stat
-import tempfile
-import tomllib
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
@@ -48,6 +45,14 @@ class Paths(Struct, frozen=True):
     def lock(self) -> Path:
         """Held by the service with flock: one service a state directory."""
         return self.state_dir / "service.lock"
+
+    @property
+    def socket_link(self) -> Path:
+        """Link to the socket that is served.
+
+        By it a login with another runtime directory, such as plain cron's, finds the service.
+        """
+        return self.state_dir / "service.socket"
 
     @property
     def jobs_dir(self) -> Path:
@@ -91,9 +96,7 @@ def _runtime_dir() -> Path:
     runtime = os.environ.get("XDG_RUNTIME_DIR")
     if runtime and Path(runtime).is_dir() and os.access(runtime, os.W_OK) and len(runtime) < 64:
         return Path(runtime) / APP
-    return Path(tempfile.gettempdir() if len(tempfile.gettempdir()) < 64 else "/tmp") / (
-        f"{APP}-{os.getuid()}"
-    )
+    return Path("/tmp") / f"{APP}-{os.getuid()}"
 
 
 def _make_private(directory: Path) -> None:
@@ -179,6 +182,8 @@ def load_settings(path: Path) -> Settings:
         return Settings()
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(f"cannot read the settings in {path}: {error}.") from error
+    import tomllib
+
     try:
         found = tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:
@@ -211,6 +216,8 @@ def _refuse_keys(found: dict[str, Any], known: list[str], where: str) -> None:
 
 def current_user() -> str:
     """Name of the user whose jobs these are; the number where there is no name."""
+    import getpass
+
     try:
         return getpass.getuser()
     except (KeyError, OSError):

@@ -26,9 +26,6 @@ PROTOCOL_VERSION = 1
 DEADLINE_S = 60.0
 """For one answer: the slowest operation reads GPUs, and a driver that hangs takes 10 s."""
 
-SOCKET_LINK = "service.socket"
-"""Link in the state directory to the socket of the service that serves it."""
-
 RETRIES_MAX = 3
 """Of a request whose connection broke: the service was killed or stopped while answering."""
 
@@ -277,7 +274,7 @@ def _try_to_connect(paths: Paths, deadline_s: float) -> socket.socket | None:
     connection = _connect_to(str(paths.socket), deadline_s)
     if connection is None:
         try:
-            recorded = os.readlink(paths.state_dir / SOCKET_LINK)  # noqa: PTH115 - not resolved
+            recorded = os.readlink(paths.socket_link)  # noqa: PTH115 - not resolved
         except OSError:
             return None
         if recorded != str(paths.socket):

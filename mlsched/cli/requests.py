@@ -93,7 +93,7 @@ def read_env_file(path: str) -> list[tuple[str, str]]:
         lines = data.decode().splitlines()
     except (OSError, UnicodeDecodeError, ValueError) as error:
         reason = getattr(error, "strerror", None) or error
-        raise SpecError(f"--env-file {one_line(path)[:80]}: cannot be read: {reason}.") from error
+        raise SpecError(f"--env-file {one_line(path)[-200:]}: cannot be read: {reason}.") from error
     pairs = []
     for number, line in enumerate(lines, 1):
         text = line.strip()
@@ -102,7 +102,7 @@ def read_env_file(path: str) -> list[tuple[str, str]]:
         found = _VARIABLE.fullmatch(text)
         if found is None:
             raise SpecError(
-                f"--env-file {one_line(path)[:80]}, line {number}: expected NAME=VALUE.",
+                f"--env-file {one_line(path)[-200:]}, line {number}: expected NAME=VALUE.",
                 "Values may stand in single or double quotes; nothing is expanded.",
             )
         pairs.append(("--env", f"{found[1]}={_unquote(found[2].strip())}"))

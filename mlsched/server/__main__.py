@@ -78,6 +78,7 @@ async def _serve(paths: Paths, settings: Settings) -> None:
     await _restore(store, driver)
     await inventories.read()
     await server.start(paths.socket)
+    _link_socket(paths)
     log(f"serving {paths.state_dir} as process {os.getpid()}")
     watching = asyncio.ensure_future(inventories.run())
     try:
@@ -85,12 +86,19 @@ async def _serve(paths: Paths, settings: Settings) -> None:
     finally:
         watching.cancel()
         await server.close()
-        with contextlib.suppress(FileNotFoundError):
-            paths.socket.unlink()
+        for path in (paths.socket, paths.socket_link):
+            path.unlink(missing_ok=True)
         await driver.close()
         await node.close()
         await store.close()
         log("stopped")
+
+
+def _link_socket(paths: Paths) -> None:
+    new = paths.socket_link.with_suffix(".new")
+    new.unlink(missing_ok=True)
+    new.symlink_to(paths.socket)
+    new.replace(paths.socket_link)
 
 
 async def _restore(store: Store, driver: Driver) -> None:

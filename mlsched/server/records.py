@@ -67,7 +67,7 @@ class Records:
     async def view_found(self, text: str, found: list[Job]) -> JsonObject:
         """One object for what a text stands for: a job, or a whole array."""
         array = found[0].array
-        if array is None or text == found[0].name:
+        if array is None or text not in (array.name, array.array_id):
             return self.view(found[0])
         return self._array_view(found)
 

@@ -23,7 +23,8 @@ NAMESPACE = uuid.UUID("5b8e9f5e-4c55-5d0f-9a0e-1c5d7f2f6d11")
 """Of run ids: any fixed value will do, as long as it never changes."""
 
 Args = Mapping[str, Any]
-SubmitRun = Callable[[JsonObject, str, tuple[str, str, int]], Awaitable[str]]
+SubmitRun = Callable[[JsonObject, str, tuple[str, str, int]], Awaitable[str | None]]
+"""Document, key and run to the name of the job; None when an earlier call made it."""
 
 
 class Schedules:
@@ -80,6 +81,8 @@ class Schedules:
                 read.job_document(tick_ms), f"run-{run_id}", (run_id, schedule.id, tick_ms)
             )
         except ConflictError:
+            return None
+        if job is None:
             return None
         return {"schedule": schedule.name, "tick": rfc3339(tick_ms), "run_id": run_id, "job": job}
 

@@ -97,11 +97,15 @@ class Service:
         accepted = await self._accept(submission)
         return await self._accepted_view(accepted)
 
-    async def submit_run(self, document: JsonObject, key: str, run: tuple[str, str, int]) -> str:
-        """Submit a schedule's job for one tick; returns its name."""
+    async def submit_run(
+        self, document: JsonObject, key: str, run: tuple[str, str, int]
+    ) -> str | None:
+        """Submit a schedule's job for one tick; its name, or None when that was done before."""
         request = Request({"document": document, "idempotency_key": key})
         submission = await build(request, self.records.find, self._driver.now().wall_ms)
         accepted = await self._accept(replace(submission, run=run))
+        if not accepted.created:
+            return None
         view = await self._accepted_view(accepted)
         return str(view["jobs"][0]["name"])
 

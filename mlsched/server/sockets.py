@@ -25,6 +25,9 @@ PROTOCOL_VERSION = 1
 REQUEST_BYTES_MAX = 4 << 20
 """More than any spec, its environment and its script may have together."""
 
+ANY_VERSION = frozenset({"ping", "stop"})
+"""Answered to clients of any version, so that an old service can be told to go."""
+
 Operation = Callable[[Mapping[str, Any]], Awaitable[Any]]
 Stream = Callable[[Mapping[str, Any]], AsyncIterator[Any]]
 
@@ -89,8 +92,8 @@ class SocketServer:
 
     async def _answer(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         try:
-            _check_peer(writer.get_extra_info("socket"))
             request = await _read_request(reader)
+            _check_peer(writer.get_extra_info("socket"))
             if request is None:
                 return
             if request.op in self._streams:
@@ -134,6 +137,7 @@ class SocketServer:
 
 
 def _check_peer(connection: socket.socket) -> None:
+    """Refuse other users; asked once the request was read, since closing before resets it."""
     size = struct.calcsize("3i")
     found = connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, size)
     _, uid, _ = struct.unpack("3i", found)
@@ -155,7 +159,7 @@ async def _read_request(reader: asyncio.StreamReader) -> Request | None:
         request = msgspec.json.decode(line, type=Request)
     except (msgspec.DecodeError, RecursionError) as error:
         raise SpecError(f"the request is not what the protocol asks for: {error}.") from error
-    if request.version != PROTOCOL_VERSION:
+    if request.version != PROTOCOL_VERSION and request.op not in ANY_VERSION:
         raise ConfigError(
             f"the service speaks version {PROTOCOL_VERSION}, the client {request.version}.",
             "Run 'mlsched server stop' and try again: jobs go on.",

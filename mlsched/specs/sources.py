@@ -24,11 +24,12 @@ from mlsched.model.specs import JobSpec, Metadata
 from mlsched.specs import values
 from mlsched.specs.directives import MLSCHED, SBATCH, find_directives, has_directives
 from mlsched.specs.documents import JobDocument, load_metadata, load_spec, parse_document
+from mlsched.specs.fields import FIELDS
 from mlsched.specs.flags import Pairs, apply_flags_to_document, find_flag, pair_words
 from mlsched.specs.limits import SCRIPT_BYTES_MAX, check_script
 from mlsched.specs.problems import show
 from mlsched.specs.sbatch import read_sbatch
-from mlsched.specs.trees import check_tree
+from mlsched.specs.trees import check_tree, parse_tree
 
 STDIN = "-"
 FILE_ANNOTATION = "mlsched.io/file"
@@ -81,7 +82,7 @@ def read_submission(
                 f"{source}: a document takes no arguments, found {show(args[0])}.",
                 "Put them into spec.command or spec.args.",
             )
-        return Submission(parse_document(text, source=source))
+        return _from_document(text, source)
     if suffix == ".py":
         return _from_python(text, path, args)
     if has_directives(text, SBATCH) or has_directives(text, MLSCHED):
@@ -135,6 +136,13 @@ def _read_file(path: str, source: str) -> bytes:
             return file.read(SCRIPT_BYTES_MAX + 1)
     finally:
         os.close(handle)
+
+
+def _from_document(text: str, source: str) -> Submission:
+    document = parse_document(text, source=source)
+    keys = parse_tree(text, source=source)["spec"].keys()
+    named = {field.attribute or "time_limit_seconds" for field in FIELDS if field.name in keys}
+    return Submission(document, named=frozenset(named))
 
 
 def _from_script(text: str, path: str, args: Sequence[str]) -> Submission:

@@ -54,7 +54,7 @@ def _wide_row(job: JsonObject, now: datetime) -> list[str]:
 
 
 def _gpu_count(job: JsonObject) -> str:
-    return str(len(job["gpus"])) if job["gpus"] else "-"
+    return str(len(job["gpus"]) or job.get("gpus_requested") or "-")
 
 
 def _run_time(job: JsonObject, now: datetime) -> str:

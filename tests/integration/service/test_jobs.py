@@ -158,3 +158,11 @@ def test_what_is_not_there_is_not_found(home: Any) -> None:
             home.client().call(op, job="nobody")
     with pytest.raises(NotFoundError):
         home.client().call("cancel", jobs=["nobody"])
+
+
+def test_an_element_of_an_array_is_found_by_its_id_too(home: Any) -> None:
+    job = home.submit("true", array={"indices": [0, 1]}, cpusPerTask="100m")
+    home.wait(job["name"])
+    element = home.show(f"{job['name']}[1]")
+    assert home.show(element["id"])["name"] == element["name"]
+    assert home.show(job["id"])["name"] == job["name"]

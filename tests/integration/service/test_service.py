@@ -220,3 +220,21 @@ def test_clients_that_leave_in_the_middle_hurt_nobody(home: Any) -> None:
             connection.sendall(text)
     assert home.service_pid() == pid
     assert "Traceback" not in home.paths.service_log.read_text()
+
+
+def test_a_login_with_another_runtime_directory_finds_the_same_service(
+    home: Any, tmp_path: Path
+) -> None:
+    pid = home.service_pid()
+    other = home.run("server", "status", "-o", "json", env={"XDG_RUNTIME_DIR": str(tmp_path)})
+    assert json.loads(other.stdout)["pid"] == pid
+
+
+def test_an_old_service_can_be_asked_to_go_by_a_newer_client(home: Any) -> None:
+    pid = home.service_pid()
+    with socket.socket(socket.AF_UNIX) as connection:
+        connection.connect(str(home.paths.socket))
+        connection.sendall(b'{"op": "stop", "version": 99}\n')
+        assert json.loads(connection.makefile("rb").readline()) == {"ok": {}}
+    home.wait_until_gone(pid)
+    assert not home.paths.socket_link.is_symlink()

@@ -11,8 +11,8 @@ from mlsched.testing.builders import job
 
 KEYS = {
     "name", "id", "state", "reason", "exit_code", "submitted_at", "started_at", "ended_at",
-    "attempt", "queue", "priority", "gpus", "user", "command", "array", "array_index",
-    "retries_left", "labels",
+    "attempt", "queue", "priority", "gpus", "gpus_requested", "user", "command", "array",
+    "array_index", "retries_left", "labels",
 }  # fmt: skip
 WAITS = Reason(ReasonCode.WAITING_FOR_CAPACITY, "needs 2 GPUs", {"asked": 2})
 

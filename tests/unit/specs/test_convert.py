@@ -49,7 +49,7 @@ def test_yaml_is_the_default(tmp_path: Path) -> None:
 def test_a_wrong_file_is_a_spec_error_that_exits_2() -> None:
     result = runner.invoke(app, ["/no/such/file"])
     assert isinstance(result.exception, SpecError)
-    assert result.exception.exit_code == 2
+    assert result.exception.exit_status == 2
     assert result.stdout == ""
 
 
