@@ -13,11 +13,11 @@ import socket
 import struct
 import time
 from collections.abc import Iterator
-from types import TracebackType
-from typing import Any, Self
+from typing import Any
 
 import msgspec
 
+from mlsched.api.closing import Closing
 from mlsched.api.starting import start_and_connect
 from mlsched.config import Paths
 from mlsched.errors import ConfigError, MlschedError, UnreachableError, error_from_dict
@@ -145,7 +145,7 @@ class Client:
         return start_and_connect(self.paths, lambda: _try_to_connect(self.paths, self.deadline_s))
 
 
-class Stream:
+class Stream(Closing):
     """The answer to one request: events, then a result.
 
     Iterating gives the events; afterwards ``result`` holds the result.
@@ -162,17 +162,6 @@ class Stream:
         self._lines: list[bytes] = []
         self.is_over = False
         self.result: Any = None
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.close()
 
     def close(self) -> None:
         """Leave; the service notices and stops sending."""

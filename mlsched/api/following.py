@@ -8,12 +8,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from types import TracebackType
-from typing import Any, Self
+from typing import Any
 
 from msgspec import Struct
 
 from mlsched.api.client import Client
+from mlsched.api.closing import Closing
 from mlsched.api.logs import AttemptLog, Record
 from mlsched.api.watching import ENDED_STATES, JobWatch
 
@@ -75,7 +75,7 @@ class _JobLog:
             self._log = None
 
 
-class Follower:
+class Follower(Closing):
     """Iterates over `Output` of jobs and, as plain dicts, JOB objects that changed.
 
     Between them it gives None whenever nothing came for a moment, so that the caller can look at
@@ -109,17 +109,6 @@ class Follower:
     def jobs(self) -> dict[str, JsonObject]:
         """The newest JOB object of each job, by id."""
         return self._watch.jobs
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.close()
 
     def close(self) -> None:
         """Stop following."""

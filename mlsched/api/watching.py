@@ -8,10 +8,10 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterable, Sequence
-from types import TracebackType
-from typing import Any, Self
+from typing import Any
 
 from mlsched.api.client import Client, Stream, TornReplyError
+from mlsched.api.closing import Closing
 from mlsched.errors import UnreachableError
 
 JsonObject = dict[str, Any]
@@ -29,7 +29,7 @@ INTERRUPT_S_MAX = 0.5
 _REOPEN_PAUSE_S = 0.1
 
 
-class JobWatch:
+class JobWatch(Closing):
     """Jobs and their changes, from now until all have reached a state.
 
     Args:
@@ -52,17 +52,6 @@ class JobWatch:
         self._broken_at: float | None = None
         self.jobs: dict[str, JsonObject] = {}
         self.is_over = self._names == []
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.close()
 
     def close(self) -> None:
         """Stop watching."""
