@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from types import TracebackType
 from typing import Self
 
 
-class Closing:
+class Closing(ABC):
     """Base of what has a ``close`` that may be called more than once."""
 
     def __enter__(self) -> Self:
@@ -20,6 +21,6 @@ class Closing:
     ) -> None:
         self.close()
 
+    @abstractmethod
     def close(self) -> None:
         """Release what is held."""
-        raise NotImplementedError
