@@ -329,13 +329,24 @@ def _lift_blocks(tree: Any, marker: str, blocks: list[str]) -> Any:
     PyYAML would quote a script that has a tab or a space at the end of a line.
     """
     if isinstance(tree, dict):
-        return {key: _lift_blocks(value, marker, blocks) for key, value in tree.items()}
+        return {
+            key: _lift_blocks(value, marker, blocks) if _is_simple_key(key) else value
+            for key, value in tree.items()
+        }
     if isinstance(tree, (list, tuple)):
         return [_lift_blocks(value, marker, blocks) for value in tree]
     if isinstance(tree, str) and "\n" in tree and _is_block_text(tree):
         blocks.append(tree)
         return f"{marker}{len(blocks) - 1}."
     return tree
+
+
+def _is_simple_key(key: object) -> bool:
+    """Whether ``key: value`` is on one line; else PyYAML writes ``? key``, where no block fits.
+
+    Source: YAML 1.2, section 7.4.2: an implicit key has one line; PyYAML allows it 128 characters.
+    """
+    return isinstance(key, str) and len(key) < 100 and key.isprintable()
 
 
 def _is_block_text(text: str) -> bool:

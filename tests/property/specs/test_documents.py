@@ -3,7 +3,7 @@ from __future__ import annotations
 import json
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from mlsched.errors import SpecError
@@ -114,6 +114,8 @@ trees = st.recursive(
 )
 
 
+@example({"\x85": {"": "a\n"}})
+@example({"k" * 200: {"script": "a\nb\n"}})
 @given(trees)
 def test_written_yaml_reads_back_as_the_same_values(tree: object) -> None:
     check_tree(tree)
