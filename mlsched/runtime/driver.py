@@ -166,16 +166,25 @@ class Driver:
         task.add_done_callback(self._tasks.discard)
 
     async def _carry_out(self, action: Command) -> None:
-        try:
-            if isinstance(action, LaunchAttempt):
-                await self._actuator.launch(action.job)
-            elif isinstance(action, StopAttempt):
+        if isinstance(action, LaunchAttempt):
+            await self._launch(action.job)
+        elif isinstance(action, StopAttempt):
+            try:
                 await self._actuator.stop(action.job_id, action.attempt, action.grace_s)
+            except Exception as error:  # noqa: BLE001 - an adapter's bug must not end the driver
+                self._on_problem(f"cannot stop {action.job_id}: {error!r}")
+
+    async def _launch(self, job: Job) -> None:
+        """Launch; what surely did not start goes back to the queue, what may have is looked for."""
+        try:
+            await self._actuator.launch(job)
         except TemporaryError as error:
-            self._on_problem(f"put off: {error.message}")
-            if isinstance(action, LaunchAttempt):
-                outcome = Outcome(EndCause.REVOKED, message=error.message)
-                self.post(AttemptEnded(action.job.id, action.job.attempt, outcome))
+            self._on_problem(f"{job.name} is put off: {error.message}")
+            outcome = Outcome(EndCause.REVOKED, message=error.message)
+            self.post(AttemptEnded(job.id, job.attempt, outcome))
+        except Exception as error:  # noqa: BLE001 - an adapter's bug must not end the driver
+            self._on_problem(f"launching {job.name} failed, looking for it: {error!r}")
+            await self._actuator.adopt(job)
 
 
 def _known_for(job: Job, ended: dict[str, JobState]) -> dict[str, JobState]:

@@ -81,6 +81,7 @@ async def _serve(paths: Paths, settings: Settings) -> None:
     _link_socket(paths)
     log(f"serving {paths.state_dir} as process {os.getpid()}")
     watching = asyncio.ensure_future(inventories.run())
+    watching.add_done_callback(_tell_end_of_watch)
     try:
         await _until_done(service, server, driver, settings.service.idle_exit_s)
     finally:
@@ -92,6 +93,11 @@ async def _serve(paths: Paths, settings: Settings) -> None:
         await node.close()
         await store.close()
         log("stopped")
+
+
+def _tell_end_of_watch(watching: asyncio.Future[None]) -> None:
+    if not watching.cancelled() and watching.exception() is not None:
+        log(f"the GPUs are not read any more: {watching.exception()!r}")
 
 
 def _link_socket(paths: Paths) -> None:

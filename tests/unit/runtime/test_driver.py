@@ -21,7 +21,7 @@ class Log:
     def __init__(self) -> None:
         self.lines: list[str] = []
         self.full = 0
-        self.refuse_launch = False
+        self.refuse_launch: Exception | None = None
         self.asked = asyncio.Event()
 
     async def save(self, jobs: Iterable[Job]) -> None:
@@ -36,10 +36,11 @@ class Log:
         self.lines.append(f"launch {job.name} {job.attempt}")
         self.asked.set()
         if self.refuse_launch:
-            raise TemporaryError("no room for the launch")
+            raise self.refuse_launch
 
     async def adopt(self, job: Job) -> None:
         self.lines.append(f"adopt {job.name} {job.attempt}")
+        self.asked.set()
 
     async def stop(self, job_id: str, attempt: int, grace_s: int) -> None:
         self.lines.append(f"stop {job_id} {attempt} {grace_s}")
@@ -113,7 +114,7 @@ def test_several_steps_share_one_write() -> None:
 def test_a_launch_that_is_put_off_goes_back_to_the_queue() -> None:
     async def scenario() -> None:
         log = Log()
-        log.refuse_launch = True
+        log.refuse_launch = TemporaryError("no room for the launch")
         driver = driving(log)
         driver.post(JobSubmitted(job("j", 1)))
         await log.until("save j=PENDING")
@@ -156,6 +157,19 @@ def test_a_broken_law_stops_the_driver_and_is_told() -> None:
             driver.post(JobSubmitted(job("k", 2)))
         assert driver.broken.is_set()
         assert "ledger is derived" in told[0]
+        await driver.close()
+
+    asyncio.run(scenario())
+
+
+def test_a_launch_that_may_have_started_is_looked_for_and_never_repeated_blindly() -> None:
+    async def scenario() -> None:
+        log = Log()
+        log.refuse_launch = RuntimeError("a bug of an adapter")
+        driver = driving(log)
+        driver.post(JobSubmitted(job("j", 1)))
+        await log.until("adopt j 1")
+        assert driver.controller.jobs["j"].state is JobState.STARTING
         await driver.close()
 
     asyncio.run(scenario())
