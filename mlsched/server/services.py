@@ -238,18 +238,17 @@ class Service:
                 if not _has_reached(job, until):
                     open_ids.add(job.id)
             wanted = None if texts is None else {job.id for job in found}
-            try:
-                async with asyncio.timeout_at(deadline):
-                    while open_ids or until is None:
-                        job = await queue.get()
-                        if wanted is not None and job.id not in wanted:
-                            continue
-                        yield {"event": self.records.view(job)}
-                        if _has_reached(job, until):
-                            open_ids.discard(job.id)
-            except TimeoutError:
-                yield {"ok": {"timed_out": True}}
-                return
+            while open_ids or until is None:
+                left_s = None if deadline is None else deadline - loop.time()
+                try:
+                    job = await asyncio.wait_for(queue.get(), left_s)
+                except TimeoutError:
+                    yield {"ok": {"timed_out": True}}
+                    return
+                if wanted is None or job.id in wanted:
+                    yield {"event": self.records.view(job)}
+                    if _has_reached(job, until):
+                        open_ids.discard(job.id)
         yield {"ok": {"timed_out": False}}
 
     async def _watched(self, texts: Any) -> list[Job]:

@@ -166,3 +166,12 @@ def test_an_element_of_an_array_is_found_by_its_id_too(home: Any) -> None:
     element = home.show(f"{job['name']}[1]")
     assert home.show(element["id"])["name"] == element["name"]
     assert home.show(job["id"])["name"] == job["name"]
+
+
+def test_watching_ends_at_its_deadline_and_says_so(home: Any) -> None:
+    job = home.submit("sleep", "60", graceSeconds=1)
+    stream = home.client().stream("watch", jobs=[job["name"]], until="ended", timeout_s=0.5)
+    with stream:
+        states = [event["state"] for event in stream]
+        assert stream.result == {"timed_out": True}
+    assert states[-1] in ("STARTING", "RUNNING")
