@@ -23,6 +23,8 @@ _INSERT = (
 _UPDATE = "UPDATE jobs SET state = ?, ended_at_ms = ?, record = ? WHERE id = ?"
 _WORST = {"SUCCEEDED": 0, "CANCELLED": 1, "FAILED": 2}
 ID_PREFIX_MIN = 4
+_AFTER_HEX = "g"
+"""Sorts after every digit of an id, so that a range of the index finds what begins with a text."""
 
 
 def accept(connection: apsw.Connection, submission: Submission) -> tuple[list[Job], bool]:
@@ -159,8 +161,8 @@ def find(connection: apsw.Connection, text: str) -> list[Job]:
         return _jobs(connection, "WHERE array_id = ? ORDER BY seq", (array[0],))
     if len(text) < ID_PREFIX_MIN:
         return []
-    where = "WHERE substr(id, 1, ?) = ? LIMIT 2"
-    found = _jobs(connection, where, (len(text), text))
+    where = "WHERE id >= ? AND id < ? LIMIT 2"
+    found = _jobs(connection, where, (text, text + _AFTER_HEX))
     return found if len(found) == 1 else []
 
 
