@@ -8,13 +8,15 @@ the service only ever sees its path.
 from __future__ import annotations
 
 import hashlib
+import io
 import os
 import sys
+from collections import ChainMap
 from collections.abc import Callable, Sequence
 from contextlib import contextmanager, suppress
 from importlib.metadata import version
 from pathlib import Path
-from types import ModuleType
+from types import CodeType, ModuleType
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -92,14 +94,31 @@ def store_function(call: Call, blobs_dir: Path, by_value: Sequence[ModuleType] =
 def _pickle(call: Call, by_value: Sequence[ModuleType]) -> bytes:
     import cloudpickle
 
-    with _registered(by_value):
+    class Pickler(cloudpickle.Pickler):  # type: ignore[misc]
+        """Keeps the file names of code, which cloudpickle drops: tracebacks need them."""
+
+        dispatch_table = ChainMap({CodeType: _reduce_code}, cloudpickle.Pickler.dispatch_table)
+
+    with _registered(by_value), io.BytesIO() as file:
         try:
-            return bytes(cloudpickle.dumps((call.function, call.args, call.kwargs)))
+            Pickler(file).dump((call.function, call.args, call.kwargs))
+            return file.getvalue()
         except Exception as error:
             raise SpecError(
                 f"the function or its arguments cannot be sent: {error}",
                 "Open files, connections and locks inside the function instead.",
             ) from error
+
+
+def _reduce_code(code: CodeType) -> tuple[Callable[..., CodeType], tuple[Any, ...]]:
+    import cloudpickle
+
+    make, parts = cloudpickle.Pickler.dispatch_table[CodeType](code)
+    return _rebuild_code, (code.co_filename, make, parts)
+
+
+def _rebuild_code(filename: str, make: Callable[..., CodeType], parts: tuple[Any, ...]) -> CodeType:
+    return make(*parts).replace(co_filename=filename)
 
 
 @contextmanager

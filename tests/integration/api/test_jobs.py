@@ -55,6 +55,9 @@ def test_the_original_exception_comes_back_with_its_remote_frames():
     job = ml.submit(fail, "sorry")
     with pytest.raises(Unhappy, match="sorry") as caught:
         job.result(timeout=60)
+    frames = traceback.extract_tb(caught.value.__traceback__)
+    assert frames[-1].filename == __file__
+    assert frames[-1].line
     names = [frame.name for frame in traceback.extract_tb(caught.value.__traceback__)]
     assert names[-1] == "fail"
     assert f"raised in job {job.name}, attempt 1" in caught.value.__notes__
