@@ -24,6 +24,10 @@ _COLOURS = {
 _CELL = "padding:1px 12px 1px 0;text-align:left;background:none;border:0"
 
 
+_TABLE = "color:inherit;font:inherit;border:0;border-collapse:collapse;margin:2px 0"
+"""A table takes neither from around it in pages without a doctype, and is black on black then."""
+
+
 def job_html(job: dict[str, Any]) -> str:
     """A small table for a JOB object, of ``show`` where there is one."""
     state = str(job["state"])
@@ -39,7 +43,7 @@ def job_html(job: dict[str, Any]) -> str:
     )
     return (
         '<div style="font:13px/1.5 system-ui,sans-serif;padding:2px 0">'
-        f'{head}<table style="border:0;border-collapse:collapse;margin:2px 0">{rows}</table></div>'
+        f'{head}<table style="{_TABLE}">{rows}</table></div>'
     )
 
 
