@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from ctypes import c_uint
 from typing import Any
 
 from msgspec.structs import replace
@@ -108,6 +109,8 @@ def _field(answer: Reading[Any], field: int) -> Reading[int]:
 def _read_identity(door: Door, handle: Any, host: Host) -> Identity:
     bus_id = door.call("nvmlDeviceGetPciInfo", handle, then=lambda info: raw_text(info, "busId"))
     platform = door.fill("nvmlDeviceGetPlatformInfo", handle, "c_nvmlPlatformInfo_v2_t")
+    # By default the binding writes module ids of all GPUs into one object, and sends the last in.
+    module = c_uint()
     return Identity(
         uuid=door.text("nvmlDeviceGetUUID", handle),
         name=door.text("nvmlDeviceGetName", handle),
@@ -119,7 +122,7 @@ def _read_identity(door: Door, handle: Any, host: Host) -> Identity:
             "nvmlDeviceGetCudaComputeCapability", handle, then=lambda pair: f"{pair[0]}.{pair[1]}"
         ),
         board_part_number=door.text("nvmlDeviceGetBoardPartNumber", handle),
-        module_id=door.call("nvmlDeviceGetModuleId", handle, then=number),
+        module_id=door.call("nvmlDeviceGetModuleId", handle, module, then=number),
         vbios_version=door.text("nvmlDeviceGetVbiosVersion", handle),
         gsp_version=door.text("nvmlDeviceGetGspFirmwareVersion", handle),
         addressing_mode=door.call("nvmlDeviceGetAddressingMode", handle, then=_addressing),
