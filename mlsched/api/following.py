@@ -40,6 +40,8 @@ class _JobLog:
         self._attempt = first
         self._tail = tail
         self._log: AttemptLog | None = None
+        self.read_bytes = 0
+        """Output of the attempt that was given."""
         self.is_over = False
 
     def read(self, job: JsonObject) -> Iterator[Record]:
@@ -53,11 +55,16 @@ class _JobLog:
             self.close()
             self.is_over = True
         else:
-            yield from self._current().read()
+            yield from self._chunk()
 
     def _drain(self) -> Iterator[Record]:
-        while records := self._current().read():
+        while records := self._chunk():
             yield from records
+
+    def _chunk(self) -> list[Record]:
+        records = self._current().read()
+        self.read_bytes += sum(record.size_bytes for record in records)
+        return records
 
     def _current(self) -> AttemptLog:
         if self._log is None:
@@ -68,6 +75,7 @@ class _JobLog:
         self.close()
         self._attempt += 1
         self._tail = None
+        self.read_bytes = 0
 
     def close(self) -> None:
         if self._log is not None:
@@ -109,6 +117,16 @@ class Follower(Closing):
     def jobs(self) -> dict[str, JsonObject]:
         """The newest JOB object of each job, by id."""
         return self._watch.jobs
+
+    def missed_bytes(self, job_id: str) -> int:
+        """Output of an ended job's newest attempt that was dropped before it could be read here.
+
+        0 where only a part was asked for.
+        """
+        log = self._logs.get(job_id)
+        if log is None or self._rank is not None or self._tail is not None:
+            return 0
+        return max(0, (self.jobs[job_id]["output_bytes"] or 0) - log.read_bytes)
 
     def close(self) -> None:
         """Stop following."""

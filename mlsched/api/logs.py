@@ -40,6 +40,11 @@ class Record(Struct, frozen=True):
         """The bytes as the job wrote them."""
         return self.data + b"\n" if self.ends_line else self.data
 
+    @property
+    def size_bytes(self) -> int:
+        """Of the output in it."""
+        return len(self.data) + self.ends_line
+
 
 def parse_record(rank: int, line: bytes) -> Record | None:
     """One record; None for a line that is none."""
@@ -88,14 +93,12 @@ class RankLog:
 
     def read(self) -> list[Record]:
         """The next records, at most about a mebibyte; empty when there are no more now."""
-        while True:
-            if self._handle < 0 and not self._open_next():
-                return []
+        while self._handle >= 0 or self._open_next():
             rotated = self._is_rotated()
             records = self._read_chunk()
-            if records or not rotated:
+            if records or not rotated or not self._open_next():
                 return records
-            self.close()
+        return []
 
     def skip_to_tail(self, lines: int) -> None:
         """Go to where the last ``lines`` lines of all files begin."""
@@ -136,7 +139,7 @@ class RankLog:
         return [Path(path) for _, path in sorted(found)]
 
     def _open_next(self) -> bool:
-        """Open the file after the one read last: the oldest that is left at the start."""
+        """Open the file after the one read last, or the oldest that is left."""
         paths = self._ordered()
         for position, path in enumerate(paths):
             try:

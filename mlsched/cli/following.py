@@ -12,6 +12,7 @@ from mlsched.api.watching import exit_code_of_jobs
 from mlsched.cli.render.outputs import Printer
 from mlsched.cli.render.texts import one_line
 from mlsched.cli.session import Session, write_error
+from mlsched.units import format_bytes
 
 JsonObject = dict[str, Any]
 
@@ -77,6 +78,7 @@ def follow(session: Session, job: JsonObject, *, several_ranks: bool) -> int:
             printer.finish()
     except KeyboardInterrupt:
         return tell_detached(job)
+    tell_missing_output(session, follower)
     _tell_ends(session, follower.jobs)
     return exit_code_of_jobs(follower.jobs.values())
 
@@ -91,6 +93,24 @@ def tell_detached(job: JsonObject) -> int:
     )
     write_error("\n".join(lines))
     return 130
+
+
+def tell_missing_output(session: Session, follower: Follower) -> None:
+    """Say which jobs wrote something that was not shown here."""
+    for job in follower.jobs.values():
+        name = job["name"]
+        if missed := follower.missed_bytes(job["id"]):
+            session.tell(
+                f"{name} wrote faster than it could be shown: {format_bytes(missed)} of its output"
+                " are missing here and in its log."
+            )
+            session.hint(
+                "--output-file FILE keeps everything; [logs] in config.toml sets the bound."
+            )
+        if lost := job["output_lost_bytes"]:
+            session.tell(
+                f"{format_bytes(lost)} of {name}'s output could not be written to the disk."
+            )
 
 
 def _tell_ends(session: Session, jobs: dict[str, JsonObject]) -> None:

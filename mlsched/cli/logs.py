@@ -46,6 +46,7 @@ def logs(  # noqa: PLR0913 - one parameter an option
     On a terminal, characters that would control it are shown instead, unless --raw is given.
     """
     from mlsched.cli.printing import Selection, follow_logs, print_logs
+    from mlsched.cli.render.jobs import output_text
 
     found = session.client.call("show", job=job)
     chosen = Selection(
@@ -59,6 +60,8 @@ def logs(  # noqa: PLR0913 - one parameter an option
     if follow and not previous:
         return follow_logs(session, found, chosen)
     print_logs(_directory(session, found, previous=previous), chosen, found)
+    if not previous and tail < 0 and (missing := output_text(found)):
+        session.tell(f"Of {found['name']}'s output {missing}.")
     return 0
 
 

@@ -10,7 +10,7 @@ from msgspec import Struct
 
 from mlsched.api.following import Follower, Output
 from mlsched.api.logs import Record, find_ranks, read_attempt
-from mlsched.cli.following import Waiting, prefix_of, tell_detached
+from mlsched.cli.following import Waiting, prefix_of, tell_detached, tell_missing_output
 from mlsched.cli.render.outputs import Printer
 from mlsched.cli.session import Session
 from mlsched.errors import NotFoundError
@@ -103,4 +103,5 @@ def follow_logs(session: Session, job: JsonObject, chosen: Selection) -> int:
             printer.finish()
     except KeyboardInterrupt:
         return tell_detached(job)
+    tell_missing_output(session, follower)
     return 0

@@ -105,10 +105,12 @@ class Outcome(Struct, frozen=True, omit_defaults=True):
     """By the monotonic clock, so that a stepped wall clock does not change it."""
     memory_peak_bytes: int = 0
     cpu_ms: int = 0
+    output_bytes: int = 0
+    """Output of all ranks that was written to their logs."""
     output_lost_bytes: int = 0
     """Output that could not be written, because the disk was full."""
     output_dropped_bytes: int = 0
-    """Output that rotation dropped to keep the bound on size."""
+    """Written output that rotation dropped to keep the bound on size."""
 
 
 class Enforcement(Struct, frozen=True):

@@ -42,6 +42,7 @@ def reason_view(reason: Reason | None) -> JsonObject | None:
 
 def job_view(job: Job, reason: Reason | None) -> JsonObject:
     """The JOB object of one job; ``reason`` is the freshest one that is known."""
+    outcome = job.attempts[-1].outcome if job.attempts else None
     return {
         "name": job.name,
         "id": job.id,
@@ -62,7 +63,7 @@ def job_view(job: Job, reason: Reason | None) -> JsonObject:
         "array_index": job.array.index if job.array else None,
         "retries_left": max(0, job.spec.retries - job.retries_used),
         "labels": job.spec.labels,
-    }
+    } | output_view(outcome)
 
 
 def array_view(
@@ -82,7 +83,7 @@ def array_view(
     shown = next((job for job in elements if job.state is state), first)
     codes = [job.exit_code for job in elements if job.exit_code is not None]
     ended = all(JobState(name).is_ended for name, count in counts.items() if count)
-    view = job_view(shown, reasons.get(shown.id))
+    view = job_view(shown, reasons.get(shown.id)) | output_view(None)
     return view | {
         "name": first.array.name,
         "id": first.array.array_id,
@@ -134,8 +135,15 @@ def outcome_view(outcome: Outcome | None) -> JsonObject:
         "run_s": outcome.run_ms / 1000 if outcome else None,
         "cpu_s": outcome.cpu_ms / 1000 if outcome else None,
         "memory_peak_bytes": outcome.memory_peak_bytes if outcome else None,
-        "output_lost_bytes": outcome.output_lost_bytes if outcome else 0,
-        "output_dropped_bytes": outcome.output_dropped_bytes if outcome else 0,
+    } | output_view(outcome)
+
+
+def output_view(outcome: Outcome | None) -> JsonObject:
+    """How much an attempt wrote, and what of it is not in its log; all null while it runs."""
+    return {
+        "output_bytes": outcome.output_bytes if outcome else None,
+        "output_lost_bytes": outcome.output_lost_bytes if outcome else None,
+        "output_dropped_bytes": outcome.output_dropped_bytes if outcome else None,
     }
 
 

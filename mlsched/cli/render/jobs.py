@@ -96,6 +96,7 @@ def job_text(job: JsonObject) -> str:
         ("Waited", _span(job.get("wait_s"))),
         ("Ran", _span(job.get("run_s"))),
         ("Memory", _memory(job)),
+        ("Output", output_text(job)),
         ("Limits", _limits(job)),
         ("Placement", "; ".join(map(placement_text, job.get("placement") or []))),
         ("Retries", f"{job['retries_left']} left" if job["retries_left"] else ""),
@@ -141,6 +142,16 @@ def _span(found: Any) -> str:
 def _memory(job: JsonObject) -> str:
     peak = job.get("memory_peak_bytes")
     return f"{format_bytes(peak)} at most" if peak else ""
+
+
+def output_text(job: JsonObject) -> str:
+    """What of the newest attempt's output is not in its log; empty when all is."""
+    parts = []
+    if dropped := job["output_dropped_bytes"]:
+        parts.append(f"the first {format_bytes(dropped)} were dropped, to bound the log")
+    if lost := job["output_lost_bytes"]:
+        parts.append(f"{format_bytes(lost)} could not be written")
+    return ", ".join(parts)
 
 
 def _limits(job: JsonObject) -> str:

@@ -10,6 +10,8 @@ from pathlib import Path
 
 import pytest
 
+from mlsched.units import format_bytes
+
 
 def test_a_first_run_prints_the_jobs_output_and_nothing_else(fresh_home):
     ended = fresh_home.run("run", "--", sys.executable, "-c", "print(2+3)")
@@ -33,6 +35,29 @@ def test_output_is_exact_to_the_byte_on_both_streams(home):
 def test_a_lot_of_output_arrives_whole_and_in_order(home):
     ended = home.run("run", "--", "seq", "200000")
     assert ended.stdout == b"".join(b"%d\n" % n for n in range(1, 200_001))
+
+
+def test_output_that_is_not_shown_is_told(fresh_home, until):
+    """Short lines fill the log, and nobody reads what ``run`` prints until the job has ended."""
+    fresh_home.configure("[logs]\nbytes_max = 1048576\nfiles_max = 2\n")
+    flood = "yes '' | head -c 400000"
+    following = fresh_home.start("run", "--name", "flood", "--", "sh", "-c", flood)
+    until(lambda: fresh_home.json("ls", "--all"))
+    until(lambda: fresh_home.state("flood") == "SUCCEEDED")
+    shown, told = following.communicate(timeout=60)
+    job = fresh_home.json("show", "flood")
+    assert job["output_bytes"] == 400_000
+    assert 0 < len(shown) < 400_000
+    assert following.returncode == 0
+    missing = format_bytes(400_000 - len(shown))
+    assert f"flood wrote faster than it could be shown: {missing} of its output".encode() in told
+
+    kept = fresh_home.run("logs", "flood")
+    assert len(kept.stdout) + job["output_dropped_bytes"] == 400_000
+    dropped = f"the first {format_bytes(job['output_dropped_bytes'])} were dropped"
+    assert kept.stderr.decode() == f"Of flood's output {dropped}, to bound the log.\n"
+    assert dropped in fresh_home.run("show", "flood").stdout.decode()
+    assert not fresh_home.run("logs", "--tail", "1", "flood").stderr
 
 
 def test_a_line_arrives_while_the_job_runs(home):

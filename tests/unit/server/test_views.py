@@ -12,7 +12,8 @@ from mlsched.testing.builders import job
 KEYS = {
     "name", "id", "state", "reason", "exit_code", "submitted_at", "started_at", "ended_at",
     "attempt", "queue", "priority", "gpus", "gpus_requested", "user", "command", "array",
-    "array_index", "retries_left", "labels",
+    "array_index", "retries_left", "labels", "output_bytes", "output_lost_bytes",
+    "output_dropped_bytes",
 }  # fmt: skip
 WAITS = Reason(ReasonCode.WAITING_FOR_CAPACITY, "needs 2 GPUs", {"asked": 2})
 

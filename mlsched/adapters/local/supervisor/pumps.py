@@ -37,11 +37,13 @@ class Log:
 
     Attributes:
         lost_bytes: Output that was not written, because the disk was full.
+        written_bytes: Output that was written, also what was removed since.
         dropped_bytes: Output that rotation removed.
     """
 
     def __init__(self, path: str, bytes_max: int, files_max: int) -> None:
         self.lost_bytes = 0
+        self.written_bytes = 0
         self.dropped_bytes = 0
         self._path = path
         self._bytes_max = max(bytes_max, BLOCK_BYTES_MAX)
@@ -76,6 +78,7 @@ class Log:
         else:
             self._size += written
         self._payloads[0] += payload_bytes
+        self.written_bytes += payload_bytes
 
     def _keep_whole_records(self, records: bytes, written: int, payload_bytes: int) -> int:
         """Take back a record that was cut by a full disk; returns what was kept of the output."""

@@ -385,6 +385,7 @@ class Run:
             "run_ms": int((ended_at - started_at) * 1000),
             "memory_peak_bytes": self._watch.peak_bytes,
             "cpu_ms": int(self._cpu_s * 1000),
+            "output_bytes": sum(log.written_bytes for log in logs),
             "output_lost_bytes": lost + (self._copy.lost_bytes if self._copy else 0),
             "output_dropped_bytes": sum(log.dropped_bytes for log in logs),
         }
