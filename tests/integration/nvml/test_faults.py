@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import subprocess
 import time
 from pathlib import Path
@@ -152,7 +153,7 @@ def test_a_reading_that_is_cancelled_leaves_no_child(driver, fake) -> None:
 
     def children() -> set[str]:
         listed = subprocess.run(
-            ["ps", "-o", "args=", "--ppid", str(__import__("os").getpid())],
+            ["ps", "-o", "args=", "--ppid", str(os.getpid())],
             capture_output=True,
             text=True,
             check=False,
