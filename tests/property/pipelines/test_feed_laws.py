@@ -63,7 +63,7 @@ def order_of(
     return [[int(i) for part in step for i in part.columns["id"]] for step in steps]
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(batch=BATCH, world=WORLD, last=LAST)
 def test_the_global_order_does_not_depend_on_the_number_of_ranks(
     dataset: Dataset, batch: int, world: int, last: Last
@@ -71,7 +71,7 @@ def test_the_global_order_does_not_depend_on_the_number_of_ranks(
     assert order_of(dataset, batch, world, last=last) == order_of(dataset, batch, 1, last=last)
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(batch=BATCH, last=LAST)
 def test_an_epoch_gives_every_row_as_its_end_is_defined(
     dataset: Dataset, batch: int, last: Last
@@ -89,7 +89,7 @@ def test_an_epoch_gives_every_row_as_its_end_is_defined(
         assert seen[ROWS:] == seen[: len(seen) - ROWS]
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(batch=st.integers(30, 200), worlds=st.tuples(WORLD, WORLD), data=st.data())
 def test_a_feed_resumes_anywhere_with_any_number_of_ranks(
     dataset: Dataset, batch: int, worlds: tuple[int, int], data: st.DataObject
@@ -118,7 +118,7 @@ def test_a_feed_resumes_anywhere_with_any_number_of_ranks(
     assert hashlib.sha256(repr(steps).encode()).hexdigest() == whole
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 @given(batch=st.integers(5, 200), shuffle=st.booleans(), world=WORLD, data=st.data())
 def test_every_column_comes_with_the_rows_it_belongs_to(
     dataset: Dataset, batch: int, shuffle: bool, world: int, data: st.DataObject
@@ -156,7 +156,7 @@ tables = st.lists(
 )
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(data=tables, split_rows=st.integers(1, 20), least=st.integers(-5, 5))
 def test_no_row_is_lost_and_any_number_of_workers_gives_the_same_bits(
     data: pa.Table, split_rows: int, least: int

@@ -37,6 +37,9 @@ def job(**changes):
         "array_index": None,
         "retries_left": 0,
         "labels": {},
+        "output_bytes": None,
+        "output_lost_bytes": None,
+        "output_dropped_bytes": None,
         **changes,
     }
 
