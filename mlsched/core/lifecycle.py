@@ -6,6 +6,7 @@ written. The diagram in docs/concepts.md is generated from `TRANSITIONS`.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from enum import StrEnum
 
 from msgspec.structs import replace
@@ -65,6 +66,8 @@ _RETRIED = frozenset(
 
 REQUEUES_MAX = 5
 """Lost machines that one job survives. Source: default of Slurm's MaxBatchRequeue."""
+
+_PIDS_SHOWN = 5
 
 _LOST = frozenset({EndCause.SUPERVISOR_LOST, EndCause.NODE_REBOOTED})
 
@@ -141,6 +144,15 @@ def _reason_of(outcome: Outcome) -> Reason:
     if outcome.failed_rank >= 0:
         evidence["failed_rank"] = outcome.failed_rank
     return Reason(code, message or str(outcome.cause).replace("_", " "), evidence)
+
+
+def cannot_be_killed(pids: Sequence[int]) -> Reason:
+    """Why a job that was killed has not ended. Source: fault F24 of the reliability catalogue."""
+    some = ", ".join(map(str, pids[:_PIDS_SHOWN])) + (", ..." if pids[_PIDS_SHOWN:] else "")
+    text = f"was killed, but processes {some} do not end: it keeps what it holds until they do"
+    if len(pids) == 1:
+        text = f"was killed, but process {some} does not end: it keeps what it holds until it does"
+    return Reason(ReasonCode.CANNOT_BE_KILLED, text, {"processes": [str(pid) for pid in pids]})
 
 
 def is_satisfied(condition: str, state: JobState) -> bool | None:

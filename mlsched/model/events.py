@@ -63,6 +63,14 @@ class AttemptStarted(Struct, frozen=True):
     enforcement: Enforcement = Enforcement()
 
 
+class AttemptStuck(Struct, frozen=True):
+    """Processes of an attempt were killed and do not end: what it holds is not free."""
+
+    job_id: str
+    attempt: int
+    pids: tuple[int, ...]
+
+
 class AttemptEnded(Struct, frozen=True):
     """An attempt is over, with the evidence."""
 
@@ -82,6 +90,7 @@ Event = (
     | JobRestored
     | CancelRequested
     | AttemptStarted
+    | AttemptStuck
     | AttemptEnded
     | TimerFired
 )

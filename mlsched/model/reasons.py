@@ -29,6 +29,7 @@ class ReasonCode(StrEnum):
     STARTING = "Starting"
     RUNNING = "Running"
     CANCELLING = "Cancelling"
+    CANNOT_BE_KILLED = "CannotBeKilled"
     COMPLETED = "Completed"
     EXITED = "ExitedWithError"
     SIGNALLED = "KilledBySignal"

@@ -15,13 +15,14 @@ from mlsched.core import invariants
 from mlsched.core.cycle import decide
 from mlsched.core.gates import lost_dependency
 from mlsched.core.ledger import Ledger
-from mlsched.core.lifecycle import Move, advance, is_requeued, judge
+from mlsched.core.lifecycle import Move, advance, cannot_be_killed, is_requeued, judge
 from mlsched.core.policies import Policy
 from mlsched.core.policies.fifo import Fifo
 from mlsched.model.commands import Command, LaunchAttempt, SaveJob, Step, StopAttempt
 from mlsched.model.events import (
     AttemptEnded,
     AttemptStarted,
+    AttemptStuck,
     CancelRequested,
     Event,
     Instant,
@@ -121,6 +122,8 @@ class Controller:
                 self._cancel(event, now)
             case AttemptStarted():
                 self._started(event)
+            case AttemptStuck():
+                self._stuck(event)
             case AttemptEnded():
                 self._ended(event, now)
             case NodeObserved():
@@ -166,6 +169,8 @@ class Controller:
             )
             return
         reason = Reason(ReasonCode.CANCELLING, "was asked to stop, and has not ended yet")
+        if job.reason is not None and job.reason.code is ReasonCode.CANNOT_BE_KILLED:
+            reason = job.reason
         grace_s = job.spec.grace_seconds if event.grace_s is None else event.grace_s
         job = replace(job, cancel_requested=True, cancel_grace_s=grace_s, reason=reason)
         self._put(job)
@@ -190,6 +195,12 @@ class Controller:
             first = job.started_at_ms if job.started_at_ms is not None else event.started_at_ms
             job = replace(advance(job, Move.START, reason), started_at_ms=first)
         self._put(job)
+
+    def _stuck(self, event: AttemptStuck) -> None:
+        """Nothing is released: a device with a living process on it is not free."""
+        job = self._current(event.job_id, event.attempt)
+        if job is not None:
+            self._put(replace(job, reason=cannot_be_killed(event.pids)))
 
     def _ended(self, event: AttemptEnded, now: Instant) -> None:
         job = self._current(event.job_id, event.attempt)

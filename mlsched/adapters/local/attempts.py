@@ -150,6 +150,10 @@ class AttemptDirectory:
         """Control groups that the supervisor made."""
         return self._decode("cgroups.json", list[str]) or []
 
+    def read_stuck(self) -> list[int]:
+        """Processes that the supervisor cannot kill, once it is trying in vain."""
+        return self._decode("stuck.json", list[int]) or []
+
     def read_supervisor_log(self) -> str:
         """The end of what the supervisor itself printed, on one line."""
         try:

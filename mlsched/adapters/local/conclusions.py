@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import time
 
+from msgspec import Struct
+
 from mlsched.adapters.local.attempts import AttemptDirectory, Claim, Started
 from mlsched.adapters.local.leftovers import kill_leftovers
 from mlsched.adapters.local.processes import ProcessIdentity, is_alive, read_boot_id
@@ -15,13 +17,20 @@ from mlsched.adapters.local.supervisor.runs import EXIT_TEMPORARY
 from mlsched.model.jobs import EndCause, Outcome
 
 
+class Stuck(Struct, frozen=True):
+    """The supervisor is gone, and these processes of its attempt cannot be killed."""
+
+    pids: list[int]
+
+
 def conclude(
     directory: AttemptDirectory, job_id: str, attempt: int, status: int | None, fresh: bool
-) -> tuple[Started | None, Outcome] | ProcessIdentity:
+) -> tuple[Started | None, Outcome] | ProcessIdentity | Stuck:
     """The start, if there was one, and the end of an attempt that nobody supervises any more.
 
     Nothing is done to an attempt that has a living supervisor: its identity is returned. An
-    attempt that nobody has claimed is taken back.
+    attempt that nobody has claimed is taken back. One whose processes cannot be killed has not
+    ended, since they hold what it holds: ask again.
 
     Args:
         status: How the supervisor ended, where it was our own child.
@@ -42,8 +51,9 @@ def conclude(
         return None, _outcome(EndCause.REVOKED, "its launch was taken back before it began")
     if claim.identity is not None and is_alive(claim.identity):
         return claim.identity
-    is_clean = kill_leftovers(directory, job_id, attempt, fresh=fresh)
-    return started, directory.read_outcome() or _lost(claim, is_clean)
+    if left := kill_leftovers(directory, job_id, attempt, fresh=fresh):
+        return Stuck(left)
+    return started, directory.read_outcome() or _lost(claim)
 
 
 def _never_claimed(directory: AttemptDirectory, status: int | None) -> Outcome:
@@ -56,13 +66,11 @@ def _never_claimed(directory: AttemptDirectory, status: int | None) -> Outcome:
     return _outcome(EndCause.REVOKED, "its launch was taken back before it began")
 
 
-def _lost(claim: Claim, is_clean: bool) -> Outcome:
+def _lost(claim: Claim) -> Outcome:
     """It ran, and nobody recorded its end."""
     if claim.identity is None or claim.identity.boot_id != read_boot_id():
         return _outcome(EndCause.NODE_REBOOTED, "the machine restarted while it ran")
     message = "its supervisor was killed; what was left of the job was killed too"
-    if not is_clean:
-        message = "its supervisor was killed, and some of its processes cannot be killed"
     return _outcome(EndCause.SUPERVISOR_LOST, message)
 
 

@@ -28,36 +28,39 @@ from mlsched.adapters.local.supervisor.trees import (
 )
 
 KILL_S = 10.0
-"""Longest time to try; what is still there then cannot be killed."""
+"""Longest time to try at once; what is still there then cannot be killed now."""
 
 PERIOD_S = 0.02
 QUIET_ROUNDS = 2
 """Rounds in a row that must find nothing: a process may fork while it is looked for."""
 
 
-def kill_leftovers(directory: AttemptDirectory, job_id: str, attempt: int, *, fresh: bool) -> bool:
+def kill_leftovers(
+    directory: AttemptDirectory, job_id: str, attempt: int, *, fresh: bool
+) -> list[int]:
     """Kill what is left of an attempt whose supervisor died; blocks for 10 s at most.
 
     Args:
         fresh: The death was seen as it happened, so that no id can have been used again since.
 
     Returns:
-        True when nothing is left.
+        Ids of processes that are still there; nothing is left when it is empty.
     """
     groups = directory.read_groups()
     started = directory.read_started()
     marks = (f"MLSCHED_JOB_ID={job_id}".encode(), f"MLSCHED_ATTEMPT={attempt}".encode())
     deadline = time.monotonic() + KILL_S
-    quiet = 0
+    quiet, found = 0, list[Process]()
     while quiet < QUIET_ROUNDS and time.monotonic() < deadline:
         found = _find(groups, started, marks, fresh)
         for process in found:
             send_signal(process.pid, process.start_time, signal.SIGKILL)
         quiet = 0 if found else quiet + 1
         time.sleep(PERIOD_S)
-    for group in groups:
-        remove_group(group)
-    return quiet >= QUIET_ROUNDS
+    if not found:
+        for group in groups:
+            remove_group(group)
+    return sorted(process.pid for process in found)
 
 
 def _find(

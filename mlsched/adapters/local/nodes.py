@@ -1,8 +1,8 @@
 """The actuator of one machine: launches attempts under supervisors, finds them again, stops them.
 
 Turns the commands of the driver into processes, and what becomes of those into the events
-`AttemptStarted` and `AttemptEnded`. All methods are called in the loop's thread, and `emit` is
-called there; files are written in worker threads. Closing never touches a job.
+`AttemptStarted`, `AttemptStuck` and `AttemptEnded`. All methods are called in the loop's thread,
+and `emit` is called there; files are written in worker threads. Closing never touches a job.
 
 The directory of an attempt is the only truth: whatever this process forgets is read again there.
 """
@@ -23,7 +23,7 @@ import msgspec
 
 from mlsched.adapters.local import supervisor
 from mlsched.adapters.local.attempts import AttemptDirectory, Started
-from mlsched.adapters.local.conclusions import conclude
+from mlsched.adapters.local.conclusions import Stuck, conclude
 from mlsched.adapters.local.environments import LaunchContext
 from mlsched.adapters.local.launches import build_launch, choose_port
 from mlsched.adapters.local.processes import (
@@ -34,7 +34,7 @@ from mlsched.adapters.local.processes import (
 )
 from mlsched.config import Settings
 from mlsched.errors import SpecError, StoreFullError, TemporaryError
-from mlsched.model.events import AttemptEnded, AttemptStarted, Event
+from mlsched.model.events import AttemptEnded, AttemptStarted, AttemptStuck, Event
 from mlsched.model.jobs import EndCause, Job, Outcome
 
 PASSED_VARIABLES = ("LD_LIBRARY_PATH", "MLSCHED_NO_CGROUPS")
@@ -44,6 +44,9 @@ FULL = (errno.ENOSPC, errno.EDQUOT)
 
 LOOK_S, LOOK_S_MAX = 0.05, 1.0
 """Between two looks for the start of an adopted attempt; doubles up to the bound."""
+
+STUCK_LOOK_S = 5.0
+"""Between two looks for notes of supervisors that cannot kill what they must."""
 
 RETRY_S = 1.0
 """Before a disk that refuses is asked again."""
@@ -64,6 +67,7 @@ class _Watched:
         self.process_handle = -1
         self.status_handle = -1
         self.has_started = False
+        self.is_stuck = False
         self.has_ended = False
 
 
@@ -87,6 +91,7 @@ class LocalNode:
         self._settings = settings
         self._watched: dict[tuple[str, int], _Watched] = {}
         self._tasks: set[asyncio.Task[None]] = set()
+        self._is_looking_for_stuck = False
 
     async def launch(self, job: Job) -> None:
         """Start ``job.attempt`` with the whole environment in ``job.spec.env``; at most once.
@@ -194,6 +199,9 @@ class LocalNode:
     def _watch(self, watched: _Watched) -> None:
         """Be told when the supervisor dies; without a handle to spare, look for it."""
         watched.is_watched = True
+        if not self._is_looking_for_stuck:
+            self._is_looking_for_stuck = True
+            self._begin(self._look_for_stuck())
         pid = watched.identity.pid if watched.identity else watched.child
         try:
             watched.process_handle = os.pidfd_open(pid) if pid else -1
@@ -242,6 +250,20 @@ class LocalNode:
             await asyncio.sleep(delay_s)
             delay_s = min(LOOK_S_MAX, delay_s * 2)
 
+    async def _look_for_stuck(self) -> None:
+        """Tell of attempts that cannot be ended, each once, as long as anything is watched."""
+        while self._watched:
+            await asyncio.sleep(STUCK_LOOK_S)
+            watched = [one for one in self._watched.values() if not one.is_stuck]
+            for one, pids in await asyncio.to_thread(_read_stuck, watched):
+                self._tell_stuck(one, pids)
+        self._is_looking_for_stuck = False
+
+    def _tell_stuck(self, watched: _Watched, pids: list[int]) -> None:
+        if pids and not watched.is_stuck and not watched.has_ended:
+            watched.is_stuck = True
+            self.emit(AttemptStuck(watched.job_id, watched.attempt, tuple(pids)))
+
     async def _find_out(self, watched: _Watched, *, fresh: bool) -> None:
         """Watch the supervisor that claimed the attempt, if it lives; else tell how it ended."""
         status = _reap(watched)
@@ -250,9 +272,13 @@ class LocalNode:
                 found = await asyncio.to_thread(
                     conclude, watched.directory, watched.job_id, watched.attempt, status, fresh
                 )
-                break
             except OSError:
                 await asyncio.sleep(RETRY_S)
+                continue
+            if not isinstance(found, Stuck):
+                break
+            self._tell_stuck(watched, found.pids)
+            await asyncio.sleep(RETRY_S)
         if isinstance(found, ProcessIdentity):
             watched.identity = found
             self._watch(watched)
@@ -331,6 +357,11 @@ def spawn_supervisor(attempt_dir: Path, status_handle: int, use_groups: bool) ->
         setsigmask=(),
         setsigdef=(signal.SIGPIPE, signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGCHLD),
     )
+
+
+def _read_stuck(watched: list[_Watched]) -> list[tuple[_Watched, list[int]]]:
+    """What the supervisors of these attempts cannot kill."""
+    return [(one, one.directory.read_stuck()) for one in watched]
 
 
 def _is_same(watched: _Watched) -> bool:

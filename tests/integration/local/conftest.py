@@ -18,7 +18,7 @@ import pytest
 from mlsched.adapters.local import LocalNode
 from mlsched.adapters.local.attempts import AttemptDirectory
 from mlsched.config import LogSettings, NodeSettings, Settings
-from mlsched.model.events import AttemptEnded, AttemptStarted, Event
+from mlsched.model.events import AttemptEnded, AttemptStarted, AttemptStuck, Event
 from mlsched.model.jobs import GroupPlacement, Job, Outcome
 from mlsched.model.specs import JobSpec
 
@@ -50,6 +50,14 @@ class Run:
         """The end of this attempt."""
         event = await until(lambda: self._find(job, AttemptEnded), deadline_s)
         return event.outcome
+
+    async def stuck(self, job: Job) -> AttemptStuck:
+        """News that this attempt cannot be ended."""
+        return await until(lambda: self._find(job, AttemptStuck), 2 * DEADLINE_S)
+
+    def has_ended(self, job: Job) -> bool:
+        """Whether the end of this attempt was told."""
+        return self._find(job, AttemptEnded) is not None
 
     def _find(self, job: Job, kind: type[Any]) -> Any:
         for event in self.events:

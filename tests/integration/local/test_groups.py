@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 from pathlib import Path
@@ -89,36 +90,56 @@ def test_our_own_group_is_found_through_mounts_and_namespaces(mount, root, path,
     assert list(limits._upwards(mount, root, path)) == expected
 
 
-@pytest.mark.slow
-@pytest.mark.needs_root
-def test_what_cannot_be_killed_is_told_and_not_waited_for(bench):
-    """A frozen process takes no SIGKILL, as one in state D: the job ends, and says who stayed."""
+@pytest.fixture
+def freezer():
+    """Freezes a process: it takes no SIGKILL then, as one in state D."""
     group = Path(f"/sys/fs/cgroup/freezer/mlsched-test-{os.getpid()}")
     try:
         group.mkdir()
     except OSError:
         pytest.skip("there is no freezer to make a process unkillable with")
+    frozen = []
+
+    def freeze(pid: int) -> None:
+        frozen.append(pid)
+        (group / "cgroup.procs").write_text(str(pid))
+        (group / "freezer.state").write_text("FROZEN")
+
+    def thaw() -> None:
+        (group / "freezer.state").write_text("THAWED")
+
+    freeze.thaw = thaw
+    yield freeze
+    thaw()
+    for pid in frozen:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGKILL)
+    while (group / "cgroup.procs").read_text():
+        os.sched_yield()
+    group.rmdir()
+
+
+@pytest.mark.slow
+@pytest.mark.needs_root
+@pytest.mark.parametrize("dies", ["job", "supervisor"])
+def test_what_cannot_be_killed_is_told_and_has_not_ended(bench, freezer, dies):
+    """What it holds must not be given away while it lives. It ends when it can be killed again."""
     job = bench.job("sleep", "100")
 
     async def work(run):
         await run.node.launch(job)
         await run.started(job)
         pid = bench.files(job).read_started().ranks[0].pid
-        (group / "cgroup.procs").write_text(str(pid))
-        (group / "freezer.state").write_text("FROZEN")
-        await run.node.stop(job.id, 1, 0)
-        return pid, await run.ended(job, 60)
+        freezer(pid)
+        if dies == "job":
+            await run.node.stop(job.id, 1, 0)
+        else:
+            os.kill(bench.supervisor(job), signal.SIGKILL)
+        stuck = await run.stuck(job)
+        assert stuck.pids == (pid,)
+        assert not run.has_ended(job)
+        freezer.thaw()
+        return await run.ended(job)
 
-    pid = 0
-    try:
-        pid, outcome = bench.do(work)
-    finally:
-        (group / "freezer.state").write_text("THAWED")
-        if pid:
-            os.kill(pid, signal.SIGKILL)
-    assert outcome.cause is EndCause.STOPPED
-    assert outcome.exit_code is None
-    assert f"cannot be killed stay behind: {pid}" in outcome.message
-    while (group / "cgroup.procs").read_text():
-        os.sched_yield()
-    group.rmdir()
+    outcome = bench.do(work)
+    assert outcome.cause is (EndCause.STOPPED if dies == "job" else EndCause.SUPERVISOR_LOST)

@@ -14,6 +14,7 @@ from mlsched.model.commands import LaunchAttempt, SaveJob, StopAttempt
 from mlsched.model.events import (
     AttemptEnded,
     AttemptStarted,
+    AttemptStuck,
     CancelRequested,
     Event,
     Instant,
@@ -106,6 +107,14 @@ class ControllerMachine(RuleBasedStateMachine):
             job_id = data.draw(st.sampled_from(sorted(self.alive)))
             self.send(AttemptStarted(job_id, self.alive[job_id], self.now_ms))
 
+    @rule(data=st.data())
+    def cannot_be_killed(self, data: st.DataObject) -> None:
+        if self.launched:
+            job_id, attempt = data.draw(st.sampled_from(sorted(self.launched)))
+            before = self.store[job_id]
+            self.send(AttemptStuck(job_id, attempt, (7,)))
+            assert replace(self.store[job_id], reason=before.reason) == before
+
     @rule(data=st.data(), outcome=CAUSES)
     def end(self, data: st.DataObject, outcome: Outcome) -> None:
         if self.alive:
@@ -182,4 +191,4 @@ class ControllerMachine(RuleBasedStateMachine):
 
 
 TestController = ControllerMachine.TestCase
-TestController.settings = settings(max_examples=60, stateful_step_count=40, deadline=None)
+TestController.settings = settings(max_examples=60, stateful_step_count=40)

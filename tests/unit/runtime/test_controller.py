@@ -8,6 +8,7 @@ from mlsched.model.commands import LaunchAttempt, SaveJob, Step, StopAttempt
 from mlsched.model.events import (
     AttemptEnded,
     AttemptStarted,
+    AttemptStuck,
     CancelRequested,
     Event,
     Instant,
@@ -143,6 +144,21 @@ def test_cancelling_a_job_that_runs_stops_it_and_waits_for_its_end() -> None:
     assert world.saved["j"].cancel_requested
     world.end("j", Outcome(EndCause.STOPPED, 143, 15))
     assert world.state("j") is JobState.CANCELLED
+
+
+def test_what_cannot_be_killed_keeps_what_it_holds_and_says_so() -> None:
+    world = World(gpus=1)
+    world.send(JobSubmitted(job("hung", 1, gpus=1)), JobSubmitted(job("next", 2, gpus=1)))
+    world.send(AttemptStarted("hung", 1, 5), CancelRequested("hung"))
+    world.send(AttemptStuck("hung", 1, tuple(range(100, 107))))
+    world.send(CancelRequested("hung", grace_s=0))
+    reason = world.saved["hung"].reason
+    assert reason is not None
+    assert reason.code is ReasonCode.CANNOT_BE_KILLED
+    assert "processes 100, 101, 102, 103, 104, ... do not end" in reason.message
+    assert world.controller.reasons["next"].code is ReasonCode.WAITING_FOR_CAPACITY
+    world.end("hung", Outcome(EndCause.STOPPED, 137, 9))
+    assert (world.state("hung"), world.state("next")) == (JobState.CANCELLED, JobState.STARTING)
 
 
 def test_a_job_that_ended_well_before_the_signal_has_succeeded() -> None:

@@ -39,8 +39,11 @@ STATUS_HANDLE = 3
 CLEAN_S = 0.05
 """Between two looks at what outlives the ranks or its SIGKILL."""
 
-GIVE_UP_S = 20.0
+STUCK_S = 20.0
 """How long a killed process may stay before it is called unkillable: state D, a hung device."""
+
+STUCK_PERIOD_S = 1.0
+"""Between two looks at what cannot be killed."""
 
 
 def main(directory: str) -> int:
@@ -69,14 +72,20 @@ def main(directory: str) -> int:
 
 def _lost(failed: Exception) -> dict[str, Any]:
     """The outcome when we failed ourselves: nothing of the job goes on without us."""
-    deadline = time.monotonic() + GIVE_UP_S
-    while kill_descendants([os.getpid()]) and time.monotonic() < deadline:
-        time.sleep(CLEAN_S)
+    _kill_everything()
     return {
         "cause": "supervisor_lost",
         "message": f"the supervisor failed: {type(failed).__name__}: {failed}"[:500],
         "ended_at_ms": time.time_ns() // 1_000_000,
     }
+
+
+def _kill_everything() -> None:
+    """Kill until nothing is left below us, however long that takes: it holds devices."""
+    pause_s = CLEAN_S
+    while kill_descendants([os.getpid()]):
+        time.sleep(pause_s)
+        pause_s = min(2 * pause_s, STUCK_PERIOD_S)
 
 
 def _close_handles() -> None:
@@ -148,6 +157,7 @@ class Run:
         self._ended_at: float | None = None
         self._ended_at_ms = 0
         self._killed_at: float | None = None
+        self._stuck_pids: list[int] = []
         self._is_cleaning = False
         self._warned: set[tuple[int, int]] = set()
         self._cpu_s = 0.0
@@ -221,7 +231,7 @@ class Run:
         now = time.monotonic()
         instants = [self._watch.next_at, self._deadlines.next()]
         if self._is_cleaning:
-            instants.append(now + CLEAN_S)
+            instants.append(now + self._period_s())
         for rank in self._ranks:
             for stream in rank.streams:
                 if stream.unfinished_at is not None:
@@ -329,7 +339,10 @@ class Run:
         if due.kill_at is not None and now >= due.kill_at:
             self._killed_at = now if self._killed_at is None else self._killed_at
             kill_descendants([os.getpid()])
-            due.kill_at = now + CLEAN_S
+            due.kill_at = now + self._period_s()
+
+    def _period_s(self) -> float:
+        return STUCK_PERIOD_S if self._stuck_pids else CLEAN_S
 
     def _give_notice(self) -> None:
         notice = self._launch["signal"]
@@ -341,8 +354,9 @@ class Run:
 
     def _is_over(self) -> bool:
         """Whether nothing of the attempt is left; what outlives the ranks is ended first."""
+        self._tell_if_stuck()
         if not self._verdict.have_all_ended:
-            return self._has_given_up()
+            return False
         left = descendants([os.getpid()], list_processes()) if _has_children() else []
         if not left:
             return True
@@ -354,24 +368,22 @@ class Run:
                 self._warned.add((process.pid, process.start_time))
                 send_signal(process.pid, process.start_time, signal.SIGTERM)
                 send_signal(process.pid, process.start_time, signal.SIGCONT)
-        return self._has_given_up()
+        return False
 
-    def _has_given_up(self) -> bool:
-        """Whether what was killed has stayed for so long that it can never be killed."""
-        if self._killed_at is None or time.monotonic() - self._killed_at < GIVE_UP_S:
-            return False
-        left = descendants([os.getpid()], list_processes())
-        pids = ", ".join(str(process.pid) for process in left[:10])
-        self._verdict.note(f"processes that cannot be killed stay behind: {pids}")
-        return True
+    def _tell_if_stuck(self) -> None:
+        """Note, once, that what was killed does not die: the attempt is not over before it has."""
+        if self._stuck_pids or self._killed_at is None:
+            return
+        if time.monotonic() - self._killed_at >= STUCK_S:
+            left = descendants([os.getpid()], list_processes())
+            self._stuck_pids = [process.pid for process in left]
+            self._note("stuck.json", self._stuck_pids)
 
     def _give_up(self, error: StartError) -> None:
         """Kill until nothing is left, outside the loop."""
         self._verdict.refuse(error)
-        deadline = time.monotonic() + GIVE_UP_S
-        while kill_descendants([os.getpid()]) and time.monotonic() < deadline:
-            time.sleep(CLEAN_S)
-            self._reap()
+        _kill_everything()
+        self._reap()
 
     def _outcome(self) -> dict[str, Any]:
         """The attempt's ``Outcome``, once nothing of it runs."""

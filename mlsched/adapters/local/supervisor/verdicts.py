@@ -41,7 +41,6 @@ class Verdict:
         self._size = size
         self._cause = ""
         self._message = ""
-        self._notes: list[str] = []
         self._error: StartError | None = None
         self._failed = -1
         self._statuses: dict[int, int] = {}
@@ -74,10 +73,6 @@ class Verdict:
         if status and self._failed < 0 and not self._cause:
             self._failed = rank
 
-    def note(self, text: str) -> None:
-        """Something else that people should know."""
-        self._notes.append(text)
-
     def decide(self, out_of_memory: bool) -> dict[str, Any]:
         """Cause, exit code, signal, failed rank and message, as in ``Outcome``.
 
@@ -107,5 +102,5 @@ class Verdict:
             "exit_code": exit_code,
             "signal": number,
             "failed_rank": self._failed,
-            "message": "; ".join([message, *self._notes]).strip("; ")[:MESSAGE_CHARACTERS_MAX],
+            "message": message[:MESSAGE_CHARACTERS_MAX],
         }
