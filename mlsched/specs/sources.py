@@ -39,6 +39,7 @@ _DOCUMENT_SUFFIXES = (".yaml", ".yml", ".json")
 _DOCUMENT_HEAD = re.compile(
     r"(?:\s|#(?!!|MLSCHED|SBATCH).*\n)*(?:\{|---|%|[\"']?(?:apiVersion|kind|metadata|spec)[\"']?\s*:)"
 )
+_SRUN = re.compile(r"\s*(?:(?:time|exec|if|!)\s+)*srun\s")
 _BLOCK_BEGIN, _BLOCK_END = "# /// script", "# ///"
 """Around inline script metadata. Source: PEP 723."""
 
@@ -157,11 +158,22 @@ def _from_script(text: str, path: str, args: Sequence[str]) -> Submission:
             options = ", ".join(request.unsupported)
             warnings.append(f"mlsched has no {options}: ignored")
         warnings += request.notes
+        warnings += _warn_of_srun(text)
     if path != STDIN:
         annotations = {FILE_ANNOTATION: PurePath(path).name, **metadata.annotations}
         metadata = replace(metadata, annotations=annotations)
     document = JobDocument(replace(spec, command=tuple(args)), metadata)
     return _with_directives(text, document, warnings, named)
+
+
+def _warn_of_srun(text: str) -> list[str]:
+    lines = [number for number, line in enumerate(text.split("\n"), 1) if _SRUN.match(line)]
+    if not lines:
+        return []
+    return [
+        f"line {lines[0]} calls srun, which is not provided: the script runs once. "
+        "For one process a task: mlsched submit --tasks N -- COMMAND"
+    ]
 
 
 def _from_python(text: str, path: str, args: Sequence[str]) -> Submission:

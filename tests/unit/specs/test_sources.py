@@ -65,6 +65,16 @@ def test_a_batch_script_keeps_its_text_and_gets_its_arguments(tmp_path: Path) ->
     assert submission.warnings == ("mlsched has no --mail-type: ignored",)
 
 
+@pytest.mark.parametrize(
+    "line", ["srun python train.py", "  time srun -n 2 ./a", "if ! srun x; then"]
+)
+def test_a_slurm_script_that_calls_srun_is_warned_of(line: str) -> None:
+    text = f"#!/bin/bash\n#SBATCH -n 2\n# srun in a comment\necho srun x\n{line}\n"
+    (warning,) = from_stdin(text).warnings
+    assert warning.startswith("line 5 calls srun, which is not provided")
+    assert from_stdin(text.replace(line, "./srun x")).warnings == ()
+
+
 def test_a_plain_script_needs_no_directives() -> None:
     job = from_stdin("#!/bin/sh\necho hello\n").document
     assert job.spec.script == "#!/bin/sh\necho hello\n"
