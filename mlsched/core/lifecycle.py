@@ -12,7 +12,15 @@ from enum import StrEnum
 from msgspec.structs import replace
 
 from mlsched.errors import InvariantError
-from mlsched.model.jobs import EndCause, Job, JobState, Outcome
+from mlsched.model.jobs import (
+    Attempt,
+    EndCause,
+    Enforcement,
+    GroupPlacement,
+    Job,
+    JobState,
+    Outcome,
+)
 from mlsched.model.reasons import Reason, ReasonCode
 
 S = JobState
@@ -99,6 +107,27 @@ def advance(job: Job, move: Move, reason: Reason) -> Job:
         )
         raise InvariantError("legal history", f"{job.name} is {job.state}: no {move}", story)
     return replace(job, state=after, reason=reason)
+
+
+def place(job: Job, placements: tuple[GroupPlacement, ...], why: str) -> Job:
+    """The job with a new attempt that holds something; ``why`` there, in one sentence."""
+    number = job.attempt + 1
+    attempt = Attempt(number, placements=placements, placed_because=why)
+    placed = advance(job, Move.PLACE, Reason(ReasonCode.STARTING, "is being started"))
+    return replace(placed, attempt=number, placements=placements, attempts=(*job.attempts, attempt))
+
+
+def start(job: Job, started_at_ms: int, enforcement: Enforcement) -> Job:
+    """The job once its newest attempt runs: told again, only the attempt changes."""
+    attempt = replace(job.attempts[-1], started_at_ms=started_at_ms, enforcement=enforcement)
+    job = replace(job, attempts=(*job.attempts[:-1], attempt))
+    if job.state is not JobState.STARTING:
+        return job
+    reason = Reason(ReasonCode.RUNNING, "runs")
+    if job.cancel_requested and job.reason is not None:
+        reason = job.reason
+    first = job.started_at_ms if job.started_at_ms is not None else started_at_ms
+    return replace(advance(job, Move.START, reason), started_at_ms=first)
 
 
 def judge(job: Job, outcome: Outcome) -> tuple[Move, Reason]:

@@ -15,7 +15,15 @@ from mlsched.core import invariants
 from mlsched.core.cycle import decide
 from mlsched.core.gates import lost_dependency
 from mlsched.core.ledger import Ledger
-from mlsched.core.lifecycle import Move, advance, cannot_be_killed, is_requeued, judge
+from mlsched.core.lifecycle import (
+    Move,
+    advance,
+    cannot_be_killed,
+    is_requeued,
+    judge,
+    place,
+    start,
+)
 from mlsched.core.policies import Policy
 from mlsched.core.policies.fifo import Fifo
 from mlsched.model.commands import Command, LaunchAttempt, SaveJob, Step, StopAttempt
@@ -31,7 +39,7 @@ from mlsched.model.events import (
     NodeLost,
     NodeObserved,
 )
-from mlsched.model.jobs import Attempt, Job, JobState
+from mlsched.model.jobs import Job, JobState
 from mlsched.model.reasons import Reason, ReasonCode
 from mlsched.model.snapshots import ClusterSnapshot
 from mlsched.runtime.arrays import Arrays
@@ -182,19 +190,8 @@ class Controller:
 
     def _started(self, event: AttemptStarted) -> None:
         job = self._current(event.job_id, event.attempt)
-        if job is None:
-            return
-        attempt = replace(
-            job.attempts[-1], started_at_ms=event.started_at_ms, enforcement=event.enforcement
-        )
-        job = replace(job, attempts=(*job.attempts[:-1], attempt))
-        if job.state is JobState.STARTING:
-            reason = Reason(ReasonCode.RUNNING, "runs")
-            if job.cancel_requested and job.reason is not None:
-                reason = job.reason
-            first = job.started_at_ms if job.started_at_ms is not None else event.started_at_ms
-            job = replace(advance(job, Move.START, reason), started_at_ms=first)
-        self._put(job)
+        if job is not None:
+            self._put(start(job, event.started_at_ms, event.enforcement))
 
     def _stuck(self, event: AttemptStuck) -> None:
         """Nothing is released: a device with a living process on it is not free."""
@@ -323,17 +320,7 @@ class Controller:
         self.reasons.update(plan.reasons)
         self._blocked = plan.blocked
         for job_id, placements in plan.placements.items():
-            attempt = self.jobs[job_id].attempt + 1
-            reason = Reason(ReasonCode.STARTING, "is being started")
-            job = replace(
-                advance(self.jobs[job_id], Move.PLACE, reason),
-                attempt=attempt,
-                placements=placements,
-                attempts=(
-                    *self.jobs[job_id].attempts,
-                    Attempt(attempt, placements=placements, placed_because=plan.choices[job_id]),
-                ),
-            )
+            job = place(self.jobs[job_id], placements, plan.choices[job_id])
             self.ledger.take(job_id, placements)
             self._put(job)
             self._commands.append(LaunchAttempt(job))

@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Any
 
 from mlsched.adapters.local.attempts import AttemptDirectory
-from mlsched.adapters.local.nodes import spawn_supervisor
+from mlsched.adapters.local.supervisors import spawn_supervisor
 
 RUNS = 30
 OUTPUT_BYTES = 400_000_000

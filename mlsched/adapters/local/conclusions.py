@@ -14,17 +14,24 @@ from mlsched.adapters.local.attempts import AttemptDirectory, Claim, Started
 from mlsched.adapters.local.leftovers import kill_leftovers
 from mlsched.adapters.local.processes import ProcessIdentity, is_alive, read_boot_id
 from mlsched.adapters.local.supervisor.runs import EXIT_TEMPORARY
+from mlsched.adapters.local.supervisor.trees import Process
 from mlsched.model.jobs import EndCause, Outcome
 
 
 class Stuck(Struct, frozen=True):
     """The supervisor is gone, and these processes of its attempt cannot be killed."""
 
-    pids: list[int]
+    processes: list[Process]
 
 
 def conclude(
-    directory: AttemptDirectory, job_id: str, attempt: int, status: int | None, fresh: bool
+    directory: AttemptDirectory,
+    job_id: str,
+    attempt: int,
+    status: int | None,
+    earlier: Stuck | None = None,
+    *,
+    fresh: bool,
 ) -> tuple[Started | None, Outcome] | ProcessIdentity | Stuck:
     """The start, if there was one, and the end of an attempt that nobody supervises any more.
 
@@ -34,7 +41,8 @@ def conclude(
 
     Args:
         status: How the supervisor ended, where it was our own child.
-        fresh: Its death was seen as it happened.
+        earlier: What the last call gave, if that was it.
+        fresh: Its death was seen as it happened, a moment ago.
 
     Raises:
         OSError: the disk does not answer; ask again.
@@ -51,7 +59,8 @@ def conclude(
         return None, _outcome(EndCause.REVOKED, "its launch was taken back before it began")
     if claim.identity is not None and is_alive(claim.identity):
         return claim.identity
-    if left := kill_leftovers(directory, job_id, attempt, fresh=fresh):
+    known = earlier.processes if earlier else []
+    if left := kill_leftovers(directory, job_id, attempt, fresh=fresh, known=known):
         return Stuck(left)
     return started, directory.read_outcome() or _lost(claim)
 

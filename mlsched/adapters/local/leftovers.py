@@ -16,7 +16,10 @@ from __future__ import annotations
 import os
 import signal
 import time
+from collections.abc import Iterable
 from pathlib import Path
+
+from msgspec import Struct
 
 from mlsched.adapters.local.attempts import AttemptDirectory, Started
 from mlsched.adapters.local.supervisor.limits import list_members, remove_group
@@ -27,53 +30,78 @@ from mlsched.adapters.local.supervisor.trees import (
     send_signal,
 )
 
-KILL_S = 10.0
-"""Longest time to try at once; what is still there then cannot be killed now."""
+KILL_S = 1.0
+"""Longest time to try at once: whoever closes the service waits for it."""
 
 PERIOD_S = 0.02
 QUIET_ROUNDS = 2
 """Rounds in a row that must find nothing: a process may fork while it is looked for."""
 
 
+class Evidence(Struct, frozen=True):
+    """What tells the processes of one attempt from all others."""
+
+    groups: list[str]
+    started: Started | None
+    marks: tuple[bytes, bytes]
+    fresh: bool
+    """The supervisor's death was seen as it happened: no id was used again since."""
+    known: frozenset[tuple[int, int]]
+    """Ids and start times of processes that were found before."""
+
+
 def kill_leftovers(
-    directory: AttemptDirectory, job_id: str, attempt: int, *, fresh: bool
-) -> list[int]:
-    """Kill what is left of an attempt whose supervisor died; blocks for 10 s at most.
+    directory: AttemptDirectory,
+    job_id: str,
+    attempt: int,
+    *,
+    fresh: bool,
+    known: Iterable[Process] = (),
+) -> list[Process]:
+    """Kill what is left of an attempt whose supervisor died; blocks for 1 s at most.
 
     Args:
         fresh: The death was seen as it happened, so that no id can have been used again since.
+        known: What an earlier call could not kill.
 
     Returns:
-        Ids of processes that are still there; nothing is left when it is empty.
+        Processes that are still there; nothing is left when it is empty.
     """
-    groups = directory.read_groups()
-    started = directory.read_started()
-    marks = (f"MLSCHED_JOB_ID={job_id}".encode(), f"MLSCHED_ATTEMPT={attempt}".encode())
+    evidence = Evidence(
+        directory.read_groups(),
+        directory.read_started(),
+        (f"MLSCHED_JOB_ID={job_id}".encode(), f"MLSCHED_ATTEMPT={attempt}".encode()),
+        fresh,
+        frozenset((process.pid, process.start_time) for process in known),
+    )
     deadline = time.monotonic() + KILL_S
     quiet, found = 0, list[Process]()
-    while quiet < QUIET_ROUNDS and time.monotonic() < deadline:
-        found = _find(groups, started, marks, fresh)
+    while quiet < QUIET_ROUNDS and not (found and time.monotonic() > deadline):
+        found = _find(evidence)
         for process in found:
             send_signal(process.pid, process.start_time, signal.SIGKILL)
         quiet = 0 if found else quiet + 1
         time.sleep(PERIOD_S)
     if not found:
-        for group in groups:
+        for group in evidence.groups:
             remove_group(group)
-    return sorted(process.pid for process in found)
+    return found
 
 
-def _find(
-    groups: list[str], started: Started | None, marks: tuple[bytes, bytes], fresh: bool
-) -> list[Process]:
+def _find(evidence: Evidence) -> list[Process]:
     processes = list_processes()
-    members = {pid for group in groups for pid in list_members(group)}
-    sessions = _own_sessions(started, processes, fresh)
+    members = {pid for group in evidence.groups for pid in list_members(group)}
+    sessions = _own_sessions(evidence.started, processes, evidence.fresh)
     found = {
         pid
         for pid, process in processes.items()
         if not process.is_dead
-        and (pid in members or process.session in sessions or _has_marks(pid, marks))
+        and (
+            pid in members
+            or process.session in sessions
+            or (pid, process.start_time) in evidence.known
+            or _has_marks(pid, evidence.marks)
+        )
     }
     found.discard(os.getpid())
     below = descendants(found, processes)

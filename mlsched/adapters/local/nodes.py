@@ -14,14 +14,12 @@ import contextlib
 import errno
 import os
 import signal
-import sys
 import time
 from collections.abc import Callable, Coroutine
 from pathlib import Path
 
 import msgspec
 
-from mlsched.adapters.local import supervisor
 from mlsched.adapters.local.attempts import AttemptDirectory, Started
 from mlsched.adapters.local.conclusions import Stuck, conclude
 from mlsched.adapters.local.environments import LaunchContext
@@ -32,13 +30,11 @@ from mlsched.adapters.local.processes import (
     read_identity,
     signal_identity,
 )
+from mlsched.adapters.local.supervisors import spawn_supervisor
 from mlsched.config import Settings
 from mlsched.errors import SpecError, StoreFullError, TemporaryError
 from mlsched.model.events import AttemptEnded, AttemptStarted, AttemptStuck, Event
 from mlsched.model.jobs import EndCause, Job, Outcome
-
-PASSED_VARIABLES = ("LD_LIBRARY_PATH", "MLSCHED_NO_CGROUPS")
-"""Of our own environment, what a supervisor gets: an interpreter may need its libraries."""
 
 FULL = (errno.ENOSPC, errno.EDQUOT)
 
@@ -47,6 +43,9 @@ LOOK_S, LOOK_S_MAX = 0.05, 1.0
 
 STUCK_LOOK_S = 5.0
 """Between two looks for notes of supervisors that cannot kill what they must."""
+
+STUCK_S = 10.0
+"""How long what a dead supervisor left behind is killed before it is called unkillable."""
 
 RETRY_S = 1.0
 """Before a disk that refuses is asked again."""
@@ -266,19 +265,7 @@ class LocalNode:
 
     async def _find_out(self, watched: _Watched, *, fresh: bool) -> None:
         """Watch the supervisor that claimed the attempt, if it lives; else tell how it ended."""
-        status = _reap(watched)
-        while True:
-            try:
-                found = await asyncio.to_thread(
-                    conclude, watched.directory, watched.job_id, watched.attempt, status, fresh
-                )
-            except OSError:
-                await asyncio.sleep(RETRY_S)
-                continue
-            if not isinstance(found, Stuck):
-                break
-            self._tell_stuck(watched, found.pids)
-            await asyncio.sleep(RETRY_S)
+        found = await self._conclude(watched, _reap(watched), fresh=fresh)
         if isinstance(found, ProcessIdentity):
             watched.identity = found
             self._watch(watched)
@@ -288,6 +275,26 @@ class LocalNode:
         if started is not None:
             self._start(watched, started)
         self._end(watched, outcome)
+
+    async def _conclude(
+        self, watched: _Watched, status: int | None, *, fresh: bool
+    ) -> tuple[Started | None, Outcome] | ProcessIdentity:
+        """As `conclude`, again and again until the disk answers and nothing is left."""
+        stuck_at = time.monotonic() + STUCK_S
+        earlier: Stuck | None = None
+        key = (watched.directory, watched.job_id, watched.attempt)
+        while True:
+            try:
+                found = await asyncio.to_thread(conclude, *key, status, earlier, fresh=fresh)
+            except OSError:
+                await asyncio.sleep(RETRY_S)
+                continue
+            if not isinstance(found, Stuck):
+                return found
+            earlier, fresh = found, False
+            if time.monotonic() >= stuck_at:
+                self._tell_stuck(watched, [process.pid for process in found.processes])
+            await asyncio.sleep(LOOK_S)
 
     async def _revoke(self, watched: _Watched) -> bool:
         while True:
@@ -331,37 +338,13 @@ class LocalNode:
         task.add_done_callback(self._tasks.discard)
 
 
-def spawn_supervisor(attempt_dir: Path, status_handle: int, use_groups: bool) -> int:
-    """Start the supervisor of an attempt in a session of its own; returns its process id.
-
-    Raises:
-        OSError: it cannot be started.
-    """
-    env = {name: os.environ[name] for name in PASSED_VARIABLES if name in os.environ}
-    env["LC_ALL"] = "C"
-    if not use_groups:
-        env["MLSCHED_NO_CGROUPS"] = "1"
-    program = Path(supervisor.__file__).with_name("__main__.py")
-    flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND
-    return os.posix_spawn(
-        sys.executable,
-        [sys.executable, "-I", "-S", "-X", "utf8", str(program), str(attempt_dir)],
-        env,
-        file_actions=[
-            (os.POSIX_SPAWN_DUP2, status_handle, 3),
-            (os.POSIX_SPAWN_OPEN, 0, os.devnull, os.O_RDONLY, 0),
-            (os.POSIX_SPAWN_OPEN, 1, str(attempt_dir / "supervisor.log"), flags, 0o600),
-            (os.POSIX_SPAWN_DUP2, 1, 2),
-        ],
-        setsid=True,
-        setsigmask=(),
-        setsigdef=(signal.SIGPIPE, signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGCHLD),
-    )
-
-
 def _read_stuck(watched: list[_Watched]) -> list[tuple[_Watched, list[int]]]:
-    """What the supervisors of these attempts cannot kill."""
-    return [(one, one.directory.read_stuck()) for one in watched]
+    """What the supervisors of these attempts cannot kill; what cannot be read is read next time."""
+    found = []
+    for one in watched:
+        with contextlib.suppress(OSError):
+            found.append((one, one.directory.read_stuck()))
+    return found
 
 
 def _is_same(watched: _Watched) -> bool:

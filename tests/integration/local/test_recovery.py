@@ -12,7 +12,6 @@ from pathlib import Path
 import pytest
 from msgspec.structs import replace
 
-from mlsched.adapters.local.nodes import spawn_supervisor
 from mlsched.adapters.local.processes import (
     ProcessIdentity,
     is_alive,
@@ -20,6 +19,7 @@ from mlsched.adapters.local.processes import (
     read_identity,
     signal_identity,
 )
+from mlsched.adapters.local.supervisors import spawn_supervisor
 from mlsched.model.jobs import EndCause
 
 WITNESS = "echo x >> witness; "
