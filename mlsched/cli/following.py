@@ -8,6 +8,7 @@ from collections.abc import Callable
 from typing import Any
 
 from mlsched.api.following import Follower, Output
+from mlsched.api.logs import Record
 from mlsched.api.watching import exit_code_of_jobs
 from mlsched.cli.render.outputs import Printer
 from mlsched.cli.render.texts import one_line
@@ -63,24 +64,38 @@ def follow(session: Session, job: JsonObject, *, several_ranks: bool) -> int:
     """
     several_jobs = job.get("array") is not None
     printer = Printer(split=True, prefixed=several_jobs or several_ranks)
-    waiting = Waiting(session)
+    follower = Follower(session.client, [job["id"]])
     try:
-        with Follower(session.client, [job["id"]]) as follower:
-            for item in follower:
-                if isinstance(item, Output):
-                    prefix = prefix_of(
-                        item.job, several_jobs=several_jobs, several_ranks=several_ranks
-                    )
-                    printer.print(item.record, prefix(item.record.rank))
-                elif item is None:
-                    printer.flush()
-                    waiting.look(follower.jobs)
-            printer.finish()
+        print_output(
+            session, follower, printer, several_jobs=several_jobs, several_ranks=several_ranks
+        )
     except KeyboardInterrupt:
         return tell_detached(job)
-    tell_missing_output(session, follower)
     _tell_ends(session, follower.jobs)
     return exit_code_of_jobs(follower.jobs.values())
+
+
+def print_output(
+    session: Session,
+    follower: Follower,
+    printer: Printer,
+    *,
+    several_jobs: bool,
+    several_ranks: bool,
+    takes: Callable[[Record], bool] = lambda record: True,
+) -> None:
+    """Print what jobs write until they end, tell why they wait, and what could not be shown."""
+    waiting = Waiting(session)
+    with follower:
+        for item in follower:
+            if isinstance(item, Output) and takes(item.record):
+                prefix = prefix_of(item.job, several_jobs=several_jobs, several_ranks=several_ranks)
+                printer.print(item.record, prefix(item.record.rank))
+            elif item is None:
+                printer.flush()
+                waiting.look(follower.jobs)
+        printer.finish()
+    _tell_missing_output(session, follower)
 
 
 def tell_detached(job: JsonObject) -> int:
@@ -95,7 +110,7 @@ def tell_detached(job: JsonObject) -> int:
     return 130
 
 
-def tell_missing_output(session: Session, follower: Follower) -> None:
+def _tell_missing_output(session: Session, follower: Follower) -> None:
     """Say which jobs wrote something that was not shown here."""
     for job in follower.jobs.values():
         name = job["name"]

@@ -8,9 +8,9 @@ from typing import Any
 
 from msgspec import Struct
 
-from mlsched.api.following import Follower, Output
+from mlsched.api.following import Follower
 from mlsched.api.logs import Record, find_ranks, read_attempt
-from mlsched.cli.following import Waiting, prefix_of, tell_detached, tell_missing_output
+from mlsched.cli.following import prefix_of, print_output, tell_detached
 from mlsched.cli.render.outputs import Printer
 from mlsched.cli.session import Session
 from mlsched.errors import NotFoundError
@@ -80,28 +80,19 @@ def follow_logs(session: Session, job: JsonObject, chosen: Selection) -> int:
     """Print output as it comes until the job ends; 130 when Ctrl-C leaves."""
     several_jobs, several_ranks = bool(job.get("array")), _has_several_ranks(job, chosen)
     printer = _printer(chosen, prefixed=several_jobs or several_ranks)
-    waiting = Waiting(session)
     pending_tail = chosen.tail is not None and not several_jobs and job["attempt"] > 0
+    follower = Follower(
+        session.client,
+        [job["id"]],
+        rank=chosen.rank,
+        tail=chosen.tail if pending_tail else None,
+        newest_only=True,
+    )
     try:
-        with Follower(
-            session.client,
-            [job["id"]],
-            rank=chosen.rank,
-            tail=chosen.tail if pending_tail else None,
-            newest_only=True,
-        ) as follower:
-            for item in follower:
-                if isinstance(item, Output):
-                    if chosen.takes(item.record):
-                        prefix = prefix_of(
-                            item.job, several_jobs=several_jobs, several_ranks=several_ranks
-                        )
-                        printer.print(item.record, prefix(item.record.rank))
-                elif item is None:
-                    printer.flush()
-                    waiting.look(follower.jobs)
-            printer.finish()
+        print_output(
+            session, follower, printer,
+            several_jobs=several_jobs, several_ranks=several_ranks, takes=chosen.takes,
+        )  # fmt: skip
     except KeyboardInterrupt:
         return tell_detached(job)
-    tell_missing_output(session, follower)
     return 0
