@@ -20,11 +20,14 @@ CHUNK_BYTES = 1 << 20
 
 _FLAG_AT = len("2026-11-26T13:00:00.123456789Z stdout ")
 _DATA_AT = _FLAG_AT + 2
+_RUN = re.compile(rb"([^\n]{30} (?:stdout|stderr) F )[^\n]*+\n(?:\1[^\n]*+\n)*+")
+"""Whole lines in a row that carry one time and one stream: what the supervisor read at once."""
+
 _NAME = re.compile(r"rank-(\d{1,6})\.log(?:\.(\d{1,6}))?")
 
 
 class Record(Struct, frozen=True):
-    """A line of output, or a part of one."""
+    """A line of output, or a part of one; in blocks, all lines that were written at once."""
 
     rank: int
     at: str
@@ -56,6 +59,30 @@ def parse_record(rank: int, line: bytes) -> Record | None:
     return Record(rank, at, stream.decode(), flag == b"F", line[_DATA_AT:])
 
 
+def parse_records(rank: int, data: bytes) -> list[Record]:
+    """The records of whole lines of a log, a record each."""
+    lines = data.split(b"\n")[:-1]
+    return [record for line in lines if (record := parse_record(rank, line))]
+
+
+def parse_blocks(rank: int, data: bytes) -> list[Record]:
+    """The same bytes in few records: for printing, ten times as fast and more with short lines."""
+    records: list[Record | None] = []
+    begin = 0
+    while begin < len(data):
+        found = _RUN.match(data, begin)
+        if found is not None:
+            head = found[1]
+            lines = head + data[found.end(1) : found.end() - 1].replace(b"\n" + head, b"\n")
+            records.append(parse_record(rank, lines))
+            begin = found.end()
+        else:
+            end = data.index(b"\n", begin)
+            records.append(parse_record(rank, data[begin:end]))
+            begin = end + 1
+    return [record for record in records if record is not None]
+
+
 def find_ranks(directory: Path) -> list[int]:
     """Ranks that have a log here, ascending."""
     return sorted({rank for rank, _, _ in _log_files(directory)})
@@ -76,9 +103,15 @@ class RankLog:
 
     A record that is cut off is left for the next read, from the file and not from memory: the
     supervisor takes such a record back when the disk was full.
+
+    Args:
+        directory: The attempt directory.
+        rank: Whose log.
+        blocks: Give what was written at once as one record.
     """
 
-    def __init__(self, directory: Path, rank: int) -> None:
+    def __init__(self, directory: Path, rank: int, *, blocks: bool = False) -> None:
+        self._parse = parse_blocks if blocks else parse_records
         self._directory = directory
         self._rank = rank
         self._handle = -1
@@ -120,8 +153,7 @@ class RankLog:
                 break
             size *= 2
         self._offset += end
-        lines = data[:end].split(b"\n")[:-1]
-        return [record for line in lines if (record := parse_record(self._rank, line))]
+        return self._parse(self._rank, data[:end])
 
     def _is_rotated(self) -> bool:
         newest = self._directory / f"rank-{self._rank}.log"
@@ -201,12 +233,21 @@ class AttemptLog:
         directory: The attempt directory; it need not exist yet.
         rank: Only this rank; None for all.
         tail: Begin with the last so many lines of each rank; None for everything.
+        blocks: Give what was written at once as one record.
     """
 
-    def __init__(self, directory: Path, rank: int | None = None, tail: int | None = None) -> None:
+    def __init__(
+        self,
+        directory: Path,
+        rank: int | None = None,
+        tail: int | None = None,
+        *,
+        blocks: bool = False,
+    ) -> None:
         self._directory = directory
         self._rank = rank
         self._tail = tail
+        self._blocks = blocks
         self._logs: dict[int, RankLog] = {}
 
     def close(self) -> None:
@@ -218,14 +259,19 @@ class AttemptLog:
         """What was written since the last read, rank by rank."""
         for rank in find_ranks(self._directory):
             if rank not in self._logs and self._rank in (None, rank):
-                log = self._logs[rank] = RankLog(self._directory, rank)
+                log = self._logs[rank] = RankLog(self._directory, rank, blocks=self._blocks)
                 if self._tail is not None:
                     log.skip_to_tail(self._tail)
         return [record for log in self._logs.values() for record in log.read()]
 
 
 def read_attempt(
-    directory: Path, rank: int | None = None, *, tail: int | None = None, since: str = ""
+    directory: Path,
+    rank: int | None = None,
+    *,
+    tail: int | None = None,
+    since: str = "",
+    blocks: bool = False,
 ) -> Iterator[Record]:
     """Records of an attempt in the order of their times, to the end of what is there now.
 
@@ -234,16 +280,18 @@ def read_attempt(
         rank: Only this rank; None for all.
         tail: Only the last so many lines in all; None for everything.
         since: Only records at this RFC 3339 time or later.
+        blocks: Give what was written at once as one record; a tail is always given by line.
     """
+    blocks = blocks and tail is None
     ranks = [one for one in find_ranks(directory) if rank in (None, one)]
-    streams = [_read_rank(directory, one, tail) for one in ranks]
+    streams = [_read_rank(directory, one, tail, blocks) for one in ranks]
     merged = heapq.merge(*streams, key=lambda record: record.at)
     chosen = (record for record in merged if record.at >= since)
-    return chosen if tail is None else iter(_last_lines(chosen, tail))
+    return chosen if tail is None else iter(last_lines(chosen, tail))
 
 
-def _read_rank(directory: Path, rank: int, tail: int | None) -> Iterator[Record]:
-    log = RankLog(directory, rank)
+def _read_rank(directory: Path, rank: int, tail: int | None, blocks: bool) -> Iterator[Record]:
+    log = RankLog(directory, rank, blocks=blocks)
     try:
         if tail is not None:
             log.skip_to_tail(tail)
@@ -253,7 +301,7 @@ def _read_rank(directory: Path, rank: int, tail: int | None) -> Iterator[Record]
         log.close()
 
 
-def _last_lines(records: Iterator[Record], lines: int) -> list[Record]:
+def last_lines(records: Iterator[Record], lines: int) -> list[Record]:
     """The records of the last lines; parts of a line belong to it."""
     kept: list[Record] = []
     for record in records:

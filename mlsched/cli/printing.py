@@ -9,7 +9,7 @@ from typing import Any
 from msgspec import Struct
 
 from mlsched.api.following import Follower
-from mlsched.api.logs import Record, find_ranks, read_attempt
+from mlsched.api.logs import Record, find_ranks, last_lines, read_attempt
 from mlsched.cli.following import prefix_of, print_output, tell_detached
 from mlsched.cli.render.outputs import Printer
 from mlsched.cli.session import Session
@@ -56,17 +56,18 @@ def print_logs(directory: Path | None, chosen: Selection, job: JsonObject) -> No
     several = _has_several_ranks(job, chosen)
     printer = _printer(chosen, prefixed=several)
     prefix = prefix_of(job, several_jobs=False, several_ranks=several)
-    for record in _select(directory, chosen):
+    for record in _select(directory, chosen, blocks=not printer.by_line):
         printer.print(record, prefix(record.rank))
     printer.finish()
 
 
-def _select(directory: Path, chosen: Selection) -> Iterator[Record]:
+def _select(directory: Path, chosen: Selection, *, blocks: bool) -> Iterator[Record]:
     tail = None if chosen.only_stderr else chosen.tail
-    records = read_attempt(directory, chosen.rank, tail=tail, since=chosen.since)
+    blocks = blocks and chosen.tail is None
+    records = read_attempt(directory, chosen.rank, tail=tail, since=chosen.since, blocks=blocks)
     wanted = (record for record in records if chosen.takes(record))
     if chosen.only_stderr and chosen.tail is not None:
-        return iter(list(wanted)[-chosen.tail :] if chosen.tail else [])
+        return iter(last_lines(wanted, chosen.tail))
     return wanted
 
 
@@ -87,6 +88,7 @@ def follow_logs(session: Session, job: JsonObject, chosen: Selection) -> int:
         rank=chosen.rank,
         tail=chosen.tail if pending_tail else None,
         newest_only=True,
+        blocks=not printer.by_line,
     )
     try:
         print_output(

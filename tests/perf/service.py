@@ -57,6 +57,24 @@ def median_command(*words: str, times: int = 7) -> dict[str, float]:
     return {"wall_s": round(wall_s, 3), "cpu_s": round(cpu_s, 3)}
 
 
+def followed_mb_per_s(line: str, size_mb: int = 300) -> float:
+    """Megabytes of output a second that ``mlsched run`` shows of a job that writes at full speed.
+
+    Raises:
+        RuntimeError: something of the output was not shown.
+    """
+    text = f"yes '{line}' | head -c {size_mb}000000"
+    shown = subprocess.Popen(
+        [sys.executable, "-m", "mlsched", "run", "--", "sh", "-c", text], stdout=subprocess.PIPE
+    )
+    size, start = 0, time.perf_counter()
+    while shown.stdout is not None and (data := shown.stdout.read(1 << 20)):
+        size += len(data)
+    if shown.wait() or size != size_mb * 1_000_000:
+        raise RuntimeError(f"{size} bytes were shown")
+    return round(size_mb / (time.perf_counter() - start), 1)
+
+
 def submit_ms(count: int, **spec: Any) -> list[float]:
     """Milliseconds of each of a number of submits, one after the other."""
     client = connect(Paths.from_environment())
@@ -93,6 +111,8 @@ def main() -> None:
         tell("mlsched --help", **median_command("--help"))
         tell("mlsched version", **median_command("version"))
         tell("mlsched ls, no jobs", **median_command("ls"))
+        tell("run shows output, lines of 80 bytes", mb_per_s=followed_mb_per_s("x" * 79))
+        tell("run shows output, lines of 2 bytes", mb_per_s=followed_mb_per_s("y", 20))
         cpus = os.cpu_count() or 1
         blocker = ("submit", "--cpus", str(cpus), "--", "sleep", "600")
         command(*blocker)

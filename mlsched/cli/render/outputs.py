@@ -50,14 +50,15 @@ class Printer:
         self._split = split
         self._timestamps = timestamps
         self._escape = escape
-        self._by_line = timestamps or escape or prefixed
+        self.by_line = timestamps or escape or prefixed
+        """Whether it needs a record for each line."""
         self._parts: dict[tuple[str, int, str], bytes] = {}
         self._last: BinaryIO | None = None
 
     def print(self, record: Record, prefix: str = "") -> None:
         """Write a record; ``prefix`` also tells apart whose line it is a part of."""
         stream = self._stream_of(record.stream)
-        if not self._by_line:
+        if not self.by_line:
             stream.write(record.raw)
             return
         key = (prefix, record.rank, record.stream)

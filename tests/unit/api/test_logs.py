@@ -3,12 +3,21 @@
 from __future__ import annotations
 
 import os
+from itertools import groupby
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mlsched.api.logs import AttemptLog, RankLog, find_ranks, parse_record, read_attempt
+from mlsched.api.logs import (
+    AttemptLog,
+    RankLog,
+    find_ranks,
+    parse_blocks,
+    parse_record,
+    parse_records,
+    read_attempt,
+)
 from mlsched.api.outputs import join_lines
 
 
@@ -37,6 +46,37 @@ def test_the_bytes_of_a_job_come_back_exactly(tmp_path_factory, pieces):
     (directory / "rank-0.log").write_bytes(b"".join(lines))
     expected = b"".join(data + (b"\n" if whole else b"") for data, whole in clean)
     assert b"".join(record.raw for record in read_attempt(directory)) == expected
+
+
+LINES = st.one_of(
+    st.binary(max_size=60).map(lambda data: data.replace(b"\n", b"") + b"\n"),
+    st.builds(
+        lambda data, flag, stream, second: _line(
+            data.replace(b"\n", b""), flag=flag, stream=stream, second=second
+        ),
+        st.one_of(st.binary(max_size=20), st.just(_line(b"x").strip())),
+        st.sampled_from("FFFP"),
+        st.sampled_from(["stdout", "stdout", "stderr"]),
+        st.integers(0, 2),
+    ),
+)
+
+
+@given(st.lists(LINES, max_size=30))
+def test_blocks_are_the_same_bytes_in_the_same_order(lines):
+    def joined(records):
+        return [
+            (key, b"".join(one.raw for one in group))
+            for key, group in groupby(records, lambda one: (one.at, one.stream))
+        ]
+
+    data = b"".join(lines)
+    assert joined(parse_blocks(0, data)) == joined(parse_records(0, data))
+
+
+def test_what_was_written_at_once_is_one_block():
+    data = _line(b"") * 1000 + _line(b"part", flag="P") + _line(b"ed", second=1)
+    assert [record.data for record in parse_blocks(0, data)] == [b"\n" * 999, b"part", b"ed"]
 
 
 def test_a_log_is_read_as_it_grows(tmp_path):
