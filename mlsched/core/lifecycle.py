@@ -124,7 +124,7 @@ def start(job: Job, started_at_ms: int, enforcement: Enforcement) -> Job:
     if job.state is not JobState.STARTING:
         return job
     reason = Reason(ReasonCode.RUNNING, "runs")
-    if job.cancel_requested and job.reason is not None:
+    if job.reason is not None and job.reason.code is not ReasonCode.STARTING:
         reason = job.reason
     first = job.started_at_ms if job.started_at_ms is not None else started_at_ms
     return replace(advance(job, Move.START, reason), started_at_ms=first)

@@ -377,7 +377,8 @@ class Run:
         if time.monotonic() - self._killed_at >= STUCK_S:
             left = descendants([os.getpid()], list_processes())
             self._stuck_pids = [process.pid for process in left]
-            self._note("stuck.json", self._stuck_pids)
+            if left:
+                self._note("stuck.json", self._stuck_pids)
 
     def _give_up(self, error: StartError) -> None:
         """Kill until nothing is left, outside the loop."""
