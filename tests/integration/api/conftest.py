@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -40,17 +39,3 @@ def _stop(client: Client) -> None:
         end = time.monotonic() + 10
         while client.is_running() and time.monotonic() < end:
             time.sleep(0.05)
-
-
-@pytest.fixture
-def until() -> Callable[..., Any]:
-    """Poll a condition with a deadline; its first true answer."""
-
-    def poll(probe: Callable[[], Any], deadline_s: float = 20) -> Any:
-        end = time.monotonic() + deadline_s
-        while not (found := probe()):
-            assert time.monotonic() < end, f"not within {deadline_s} s"
-            time.sleep(0.05)
-        return found
-
-    return poll

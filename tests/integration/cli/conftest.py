@@ -7,8 +7,7 @@ import json
 import os
 import subprocess
 import sys
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -112,17 +111,3 @@ def fresh_home(tmp_path: Path) -> Iterator[Home]:
     made = Home(tmp_path)
     yield made
     made.stop()
-
-
-@pytest.fixture
-def until() -> Callable[..., Any]:
-    """Poll a condition with a deadline; its first true answer."""
-
-    def poll(probe: Callable[[], Any], deadline_s: float = 20) -> Any:
-        end = time.monotonic() + deadline_s
-        while not (found := probe()):
-            assert time.monotonic() < end, f"not within {deadline_s} s"
-            time.sleep(0.05)
-        return found
-
-    return poll
