@@ -1,8 +1,8 @@
 """The output of jobs: records in the files of an attempt directory, and following them.
 
 Turns ``rank-R.log`` (CRI log format: ``TIME STREAM F|P BYTES``, one record a line) and its rotated
-files into `Record` values. Reads only: the supervisor writes. Source: the Kubernetes container
-runtime interface's log format, as `mlsched.adapters.local` writes it.
+files into `Record` values; `logfiles` finds and opens the files. Reads only: the supervisor writes.
+Source: the Kubernetes container runtime interface's log format, as `mlsched.adapters.local` has it.
 """
 
 from __future__ import annotations
@@ -10,20 +10,26 @@ from __future__ import annotations
 import heapq
 import os
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
 
 from msgspec import Struct
 
+from mlsched.api.logfiles import (
+    FLAG_AT,
+    close_all,
+    find_ranks,
+    find_tail,
+    first_of_last_lines,
+    open_files,
+)
+
 CHUNK_BYTES = 1 << 20
 """Read at once: more than a rank writes between two looks, less than a laptop notices."""
 
-_FLAG_AT = len("2026-11-26T13:00:00.123456789Z stdout ")
-_DATA_AT = _FLAG_AT + 2
+_DATA_AT = FLAG_AT + 2
 _RUN = re.compile(rb"([^\n]{30} (?:stdout|stderr) F )[^\n]*+\n(?:\1[^\n]*+\n)*+")
 """Whole lines in a row that carry one time and one stream: what the supervisor read at once."""
-
-_NAME = re.compile(r"rank-(\d{1,6})\.log(?:\.(\d{1,6}))?")
 
 
 class Record(Struct, frozen=True):
@@ -51,11 +57,11 @@ class Record(Struct, frozen=True):
 
 def parse_record(rank: int, line: bytes) -> Record | None:
     """One record; None for a line that is none."""
-    stream = line[_FLAG_AT - 7 : _FLAG_AT - 1]
-    flag = line[_FLAG_AT : _FLAG_AT + 1]
+    stream = line[FLAG_AT - 7 : FLAG_AT - 1]
+    flag = line[FLAG_AT : FLAG_AT + 1]
     if stream not in (b"stdout", b"stderr") or flag not in (b"F", b"P"):
         return None
-    at = line[: _FLAG_AT - 8].decode("ascii", "replace")
+    at = line[: FLAG_AT - 8].decode("ascii", "replace")
     return Record(rank, at, stream.decode(), flag == b"F", line[_DATA_AT:])
 
 
@@ -81,21 +87,6 @@ def parse_blocks(rank: int, data: bytes) -> list[Record]:
             records.append(parse_record(rank, data[begin:end]))
             begin = end + 1
     return [record for record in records if record is not None]
-
-
-def find_ranks(directory: Path) -> list[int]:
-    """Ranks that have a log here, ascending."""
-    return sorted({rank for rank, _, _ in _log_files(directory)})
-
-
-def _log_files(directory: Path) -> list[tuple[int, int, os.DirEntry[str]]]:
-    """Rank, rotation number (0 is the newest) and entry of each log file."""
-    try:
-        with os.scandir(directory) as entries:
-            found = [(entry, _NAME.fullmatch(entry.name)) for entry in entries]
-    except OSError:
-        return []
-    return [(int(name[1]), int(name[2] or 0), entry) for entry, name in found if name]
 
 
 class RankLog:
@@ -135,14 +126,32 @@ class RankLog:
 
     def skip_to_tail(self, lines: int) -> None:
         """Go to where the last ``lines`` lines of all files begin."""
-        paths = self._ordered()
+        handles = open_files(self._directory, self._rank)
         left = lines
-        for path in reversed(paths):
-            offset, found = _tail_offset(path, left)
+        for handle in reversed(handles):
+            offset, found = find_tail(handle, left)
             left -= found
-            if left <= 0 or path == paths[0]:
-                self._open(path, offset)
+            if left <= 0 or handle == handles[0]:
+                self._take(handle, handles, offset)
                 return
+
+    def find_end(self) -> tuple[int, int]:
+        """Where the log ends now: inode and size of its newest file."""
+        try:
+            found = (self._directory / f"rank-{self._rank}.log").stat()
+        except OSError:
+            return 0, 0
+        return found.st_ino, found.st_size
+
+    def is_past(self, end: tuple[int, int]) -> bool:
+        """Whether everything was read that was there when the end was at this place."""
+        inode, size = end
+        if self._inode == inode:
+            return self._offset >= size
+        handles = open_files(self._directory, self._rank)
+        inodes = [os.fstat(handle).st_ino for handle in handles]
+        close_all(handles)
+        return inode not in inodes or self._inode in inodes[inodes.index(inode) :]
 
     def _read_chunk(self) -> list[Record]:
         size = CHUNK_BYTES
@@ -162,68 +171,26 @@ class RankLog:
         except OSError:
             return False
 
-    def _ordered(self) -> list[Path]:
-        found = [
-            (-number, entry.path)
-            for rank, number, entry in _log_files(self._directory)
-            if rank == self._rank
-        ]
-        return [Path(path) for _, path in sorted(found)]
-
     def _open_next(self) -> bool:
         """Open the file after the one read last, or the oldest that is left."""
-        paths = self._ordered()
-        for position, path in enumerate(paths):
-            try:
-                if path.stat().st_ino == self._inode:
-                    return position + 1 < len(paths) and self._open(paths[position + 1], 0)
-            except OSError:
-                continue
-        return bool(paths) and self._open(paths[0], 0)
-
-    def _open(self, path: Path, offset: int) -> bool:
-        try:
-            handle = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
-        except OSError:
+        handles = open_files(self._directory, self._rank)
+        inodes = [os.fstat(handle).st_ino for handle in handles]
+        position = 0
+        if self._handle >= 0 and self._inode in inodes:
+            position = inodes.index(self._inode) + 1
+        elif self._handle >= 0 and os.fstat(self._handle).st_nlink > 0:
+            position = len(handles)
+        if position == len(handles):
+            close_all(handles)
             return False
-        self.close()
-        self._handle, self._offset, self._inode = handle, offset, os.fstat(handle).st_ino
+        self._take(handles[position], handles, 0)
         return True
 
-
-def _tail_offset(path: Path, lines: int) -> tuple[int, int]:
-    """Where the last lines of a file begin, and how many lines lie behind that place."""
-    block = 64 * 1024
-    with path.open("rb") as file:
-        end = position = file.seek(0, os.SEEK_END)
-        while True:
-            position = max(0, position - block)
-            file.seek(position)
-            data = file.read(end - position)
-            begin = 0 if position == 0 else data.find(b"\n") + 1
-            records = [one + b"\n" for one in data[begin:].split(b"\n")[:-1]]
-            ends = [record[_FLAG_AT : _FLAG_AT + 1] == b"F" for record in records]
-            if position == 0 or sum(ends) > lines:
-                break
-            block *= 2
-    first = _first_of_last_lines(ends, lines)
-    offset = position + begin + sum(map(len, records[:first]))
-    return offset, sum(ends[first:])
-
-
-def _first_of_last_lines(ends: Sequence[bool], lines: int) -> int:
-    """Index of the first record of the last lines, given which records end a line.
-
-    An unfinished line at the end counts as a line.
-    """
-    if lines <= 0:
-        return len(ends)
-    left = lines + (1 if ends and ends[-1] else 0)
-    for position in range(len(ends) - 1, -1, -1):
-        left -= ends[position]
-        if left <= 0:
-            return position + 1
-    return 0
+    def _take(self, handle: int, handles: list[int], offset: int) -> None:
+        """Read this one of the handles from now on, and close the others."""
+        close_all(other for other in handles if other != handle)
+        self.close()
+        self._handle, self._offset, self._inode = handle, offset, os.fstat(handle).st_ino
 
 
 class AttemptLog:
@@ -295,8 +262,11 @@ def _read_rank(directory: Path, rank: int, tail: int | None, blocks: bool) -> It
     try:
         if tail is not None:
             log.skip_to_tail(tail)
+        end = log.find_end()
         while records := log.read():
             yield from records
+            if log.is_past(end):
+                return
     finally:
         log.close()
 
@@ -312,4 +282,4 @@ def last_lines(records: Iterator[Record], lines: int) -> list[Record]:
 
 
 def _cut_to_lines(records: list[Record], lines: int) -> list[Record]:
-    return records[_first_of_last_lines([one.ends_line for one in records], lines) :]
+    return records[first_of_last_lines([one.ends_line for one in records], lines) :]

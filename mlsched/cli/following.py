@@ -116,8 +116,8 @@ def _tell_missing_output(session: Session, follower: Follower) -> None:
         name = job["name"]
         if missed := follower.missed_bytes(job["id"]):
             session.tell(
-                f"{name} wrote faster than it could be shown: {format_bytes(missed)} of its output"
-                " are missing here and in its log."
+                f"{format_bytes(missed)} of {name}'s output were dropped before they could be"
+                " shown, to bound its log."
             )
             session.hint(
                 "--output-file FILE keeps everything; [logs] in config.toml sets the bound."

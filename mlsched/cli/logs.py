@@ -60,7 +60,8 @@ def logs(  # noqa: PLR0913 - one parameter an option
     if follow and not previous:
         return follow_logs(session, found, chosen)
     print_logs(_directory(session, found, previous=previous), chosen, found)
-    if not previous and tail < 0 and (missing := output_text(found)):
+    is_whole = not previous and chosen.is_whole
+    if is_whole and (missing := output_text(found)):
         session.tell(f"Of {found['name']}'s output {missing}.")
     return 0
 

@@ -9,7 +9,8 @@ from typing import Any
 from msgspec import Struct
 
 from mlsched.api.following import Follower
-from mlsched.api.logs import Record, find_ranks, last_lines, read_attempt
+from mlsched.api.logfiles import find_ranks
+from mlsched.api.logs import Record, last_lines, read_attempt
 from mlsched.cli.following import prefix_of, print_output, tell_detached
 from mlsched.cli.render.outputs import Printer
 from mlsched.cli.session import Session
@@ -29,6 +30,11 @@ class Selection(Struct, frozen=True):
     only_stderr: bool = False
     timestamps: bool = False
     escape: bool = False
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether everything is wanted."""
+        return self.rank is None and self.tail is None and not (self.since or self.only_stderr)
 
     def takes(self, record: Record) -> bool:
         """Whether a record is wanted."""

@@ -9,10 +9,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from mlsched.api import logfiles
+from mlsched.api.logfiles import find_ranks
 from mlsched.api.logs import (
     AttemptLog,
     RankLog,
-    find_ranks,
     parse_blocks,
     parse_record,
     parse_records,
@@ -161,6 +162,56 @@ def test_parts_of_a_line_belong_to_it_in_a_tail(tmp_path):
     )
     assert list(join_lines(read_attempt(tmp_path, tail=1))) == ["unfinished"]
     assert list(join_lines(read_attempt(tmp_path, tail=2))) == ["two", "unfinished"]
+
+
+def test_an_unfinished_line_takes_no_second_file_into_a_tail(tmp_path):
+    """A progress bar after a rotation: the older file is not needed."""
+    (tmp_path / "rank-0.log.1").write_bytes(_line(b"old") * 100)
+    (tmp_path / "rank-0.log").write_bytes(_line(b"new") * 100 + _line(b"bar", flag="P"))
+    log = RankLog(tmp_path, 0)
+    log.skip_to_tail(5)
+    assert [record.data for record in log.read()] == [b"new"] * 4 + [b"bar"]
+    log.close()
+
+
+def test_what_is_written_while_it_is_read_does_not_keep_the_reading_going(tmp_path):
+    path = tmp_path / "rank-0.log"
+    path.write_bytes(_line(b"1"))
+    found = []
+    for record in read_attempt(tmp_path):
+        found.append(record.data)
+        with path.open("ab") as file:
+            file.write(_line(b"more"))
+        assert len(found) < 10
+    assert found == [b"1"]
+
+
+@pytest.mark.parametrize("opened_before", [0, 1, 2, 3])
+def test_a_rotation_while_files_are_looked_for_loses_and_repeats_nothing(
+    tmp_path, monkeypatch, opened_before
+):
+    """Names change between the listing and the opening of each file."""
+    path = tmp_path / "rank-0.log"
+    for name, text in (("rank-0.log.2", b"A"), ("rank-0.log.1", b"B"), ("rank-0.log", b"C")):
+        (tmp_path / name).write_bytes(_line(text))
+    log = RankLog(tmp_path, 0)
+    found = [record.data for record in log.read()]
+    real_open, calls = os.open, []
+
+    def rotate_then_open(name, flags):
+        if len(calls) == opened_before:
+            for number in (2, 1):
+                (tmp_path / f"rank-0.log.{number}").rename(tmp_path / f"rank-0.log.{number + 1}")
+            path.rename(tmp_path / "rank-0.log.1")
+            path.write_bytes(_line(b"D"))
+        calls.append(name)
+        return real_open(name, flags)
+
+    monkeypatch.setattr(logfiles.os, "open", rotate_then_open)
+    while records := log.read():
+        found += [record.data for record in records]
+    log.close()
+    assert found == [b"A", b"B", b"C", b"D"]
 
 
 def test_a_tail_of_a_large_file_is_exact(tmp_path):
