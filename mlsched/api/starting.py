@@ -47,9 +47,16 @@ def start_service(paths: Paths) -> Started:
 
     Raises:
         ConfigError: the state directory cannot be made or is not ours, or config.toml is wrong.
-        UnreachableError: the log cannot be written, or the process cannot be started.
+        UnreachableError: this is inside a job, the log cannot be written, or the process cannot
+            be started.
     """
     _reap()
+    if job := os.environ.get("MLSCHED_JOB_ID"):
+        # It would be a descendant of the job's supervisor, and end with the job.
+        raise UnreachableError(
+            f"the service does not run, and cannot be started from inside a job ({job}).",
+            "Run any mlsched command outside of jobs, such as 'mlsched ls', and try again.",
+        )
     paths.create()
     load_settings(paths.config_file)
     command = [sys.executable, "-P", "-m", "mlsched.server"]

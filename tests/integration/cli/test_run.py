@@ -50,14 +50,15 @@ def test_output_that_is_not_shown_is_told(fresh_home, until):
     assert 0 < len(shown) < 400_000
     assert following.returncode == 0
     missing = format_bytes(400_000 - len(shown))
-    assert f"flood wrote faster than it could be shown: {missing} of its output".encode() in told
+    assert f"{missing} of flood's output were dropped before they could be shown".encode() in told
 
     kept = fresh_home.run("logs", "flood")
     assert len(kept.stdout) + job["output_dropped_bytes"] == 400_000
     dropped = f"the first {format_bytes(job['output_dropped_bytes'])} were dropped"
     assert kept.stderr.decode() == f"Of flood's output {dropped}, to bound the log.\n"
     assert dropped in fresh_home.run("show", "flood").stdout.decode()
-    assert not fresh_home.run("logs", "--tail", "1", "flood").stderr
+    for part in (("--tail", "1"), ("--rank", "0"), ("--since", "10m")):
+        assert not fresh_home.run("logs", *part, "flood").stderr
 
 
 def test_a_line_arrives_while_the_job_runs(home):
@@ -232,6 +233,18 @@ def test_a_job_submitted_by_a_job_runs_under_its_own_name(home):
     ended = home.run("run", "--cpus", "0.1", "--name", "outer", "--", "sh", "-c", inner)
     assert ended.returncode == 0, ended.stderr
     assert ended.stdout.strip() not in (b"", b"outer")
+
+
+def test_a_job_cannot_start_the_service_which_would_end_with_it(fresh_home, until):
+    go = fresh_home.path / "go"
+    script = f"until [ -e {go} ]; do sleep 0.05; done; {sys.executable} -m mlsched ls"
+    name = fresh_home.submit("--", "sh", "-c", script)
+    until(lambda: fresh_home.state(name) == "RUNNING")
+    assert fresh_home.run("server", "stop").returncode == 0
+    go.touch()
+    until(lambda: list((fresh_home.path / ".local/state/mlsched/jobs").glob("*/1/exit.json")))
+    assert fresh_home.run("wait", name).returncode == 104
+    assert b"cannot be started from inside a job" in fresh_home.run("logs", name).stdout
 
 
 def test_standard_output_may_be_closed(home):
