@@ -68,6 +68,7 @@ _RETRIED = frozenset(
         EndCause.CANNOT_START,
         EndCause.SUPERVISOR_LOST,
         EndCause.NODE_REBOOTED,
+        EndCause.STOPPED,
     }
 )
 """Ends that another try can cure; a command that does not exist will not exist next time."""
@@ -77,13 +78,14 @@ REQUEUES_MAX = 5
 
 _PIDS_SHOWN = 5
 
-_LOST = frozenset({EndCause.SUPERVISOR_LOST, EndCause.NODE_REBOOTED})
+_LOST = frozenset({EndCause.SUPERVISOR_LOST, EndCause.NODE_REBOOTED, EndCause.STOPPED})
+"""Not the job's doing. STOPPED, where nobody cancelled: the system shuts down, or logs out."""
 
 _CODES = {
     EndCause.TIME_LIMIT: ReasonCode.TIME_LIMIT,
     EndCause.OUT_OF_MEMORY: ReasonCode.OUT_OF_MEMORY,
     EndCause.SIGNALLED: ReasonCode.SIGNALLED,
-    EndCause.STOPPED: ReasonCode.SIGNALLED,
+    EndCause.STOPPED: ReasonCode.SUPERVISOR_LOST,
     EndCause.NOT_FOUND: ReasonCode.COMMAND_NOT_FOUND,
     EndCause.NOT_EXECUTABLE: ReasonCode.NOT_EXECUTABLE,
     EndCause.WORKDIR_MISSING: ReasonCode.WORKDIR_MISSING,
@@ -161,6 +163,8 @@ def is_requeued(job: Job, outcome: Outcome) -> bool:
 def _reason_of(outcome: Outcome) -> Reason:
     code = _CODES.get(outcome.cause, ReasonCode.EXITED)
     message = outcome.message
+    if outcome.cause is EndCause.STOPPED:
+        message = "ended by the system and not by mlsched: a shutdown, a logout, or a signal"
     if not message and outcome.cause is EndCause.EXITED:
         message = f"ended with exit code {outcome.exit_code}"
     elif not message and outcome.cause is EndCause.REVOKED:

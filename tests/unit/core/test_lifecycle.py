@@ -60,6 +60,9 @@ def running(**more: object) -> Job:
          ReasonCode.CANCELLED),
         (Outcome(EndCause.SUPERVISOR_LOST), running(retries_used=1), Move.FAIL,
          ReasonCode.SUPERVISOR_LOST),
+        (Outcome(EndCause.STOPPED, 143, 15), running(), Move.RETRY, ReasonCode.SUPERVISOR_LOST),
+        (Outcome(EndCause.STOPPED, 0), running(retries_used=1), Move.FAIL,
+         ReasonCode.SUPERVISOR_LOST),
     ],
 )  # fmt: skip
 def test_what_an_end_makes_of_a_job(
@@ -69,9 +72,13 @@ def test_what_an_end_makes_of_a_job(
     assert (found, reason.code) == (move, code)
 
 
-def test_a_requeued_job_runs_again_when_its_machine_was_lost() -> None:
+@pytest.mark.parametrize(
+    "cause", [EndCause.NODE_REBOOTED, EndCause.SUPERVISOR_LOST, EndCause.STOPPED]
+)
+def test_a_requeued_job_runs_again_when_its_machine_was_lost(cause: EndCause) -> None:
+    """Stopped, though nobody cancelled it: a shutdown ends jobs before the machine goes."""
     lost = replace(job("j", 1, requeue=True), state=JobState.RUNNING)
-    assert judge(lost, Outcome(EndCause.NODE_REBOOTED))[0] is Move.RETRY
+    assert judge(lost, Outcome(cause))[0] is Move.RETRY
 
 
 @pytest.mark.parametrize(
