@@ -178,7 +178,7 @@ def _torchrun_variables(
     """Defaults of torchrun's own options; what the command line says wins."""
     per_group = tasks_per_group(job.spec)
     return {
-        "PET_NNODES": str(job.spec.nodes),
+        "PET_NNODES": "1" if job.spec.launch == "once" else str(job.spec.nodes),
         "PET_NPROC_PER_NODE": str(per_group if per_group > 1 else max(1, device_count)),
         "PET_NODE_RANK": str(process.group),
         "PET_MASTER_ADDR": MASTER_ADDR,

@@ -102,6 +102,8 @@ def test_torchrun_is_started_once_a_group_and_told_by_its_own_variables(make_job
 def test_torchrun_starts_as_many_processes_as_were_asked_for(make_job):
     (env,) = _environments(make_job("torchrun", "train.py", tasks_per_node=4))
     assert env["PET_NPROC_PER_NODE"] == "4"
+    (env,) = _environments(make_job("torchrun", "train.py", nodes=2, launch="once"))
+    assert env["PET_NNODES"] == "1", "nobody else will come to the rendezvous"
     (env,) = _environments(make_job("torchrun", "train.py"))
     assert env["PET_NPROC_PER_NODE"] == "1"
 
