@@ -192,7 +192,8 @@ class LocalNode:
         finally:
             os.close(write_end)
         watched.child = pid
-        watched.identity = read_identity(pid)
+        with contextlib.suppress(OSError):
+            watched.identity = read_identity(pid)
         watched.status_handle = read_end
 
     def _watch(self, watched: _Watched) -> None:
@@ -234,7 +235,7 @@ class LocalNode:
         self._begin(self._find_out(watched, fresh=True))
 
     async def _look_for_death(self, watched: _Watched) -> None:
-        while watched.identity is not None and is_alive(watched.identity):
+        while _may_be_alive(watched):
             await asyncio.sleep(LOOK_S_MAX)
         self._died(watched)
 
@@ -242,10 +243,11 @@ class LocalNode:
         """Wait for the start of an adopted attempt; its pipe was another process'."""
         delay_s = LOOK_S
         while not watched.has_started and not watched.has_ended:
-            started = await asyncio.to_thread(watched.directory.read_started)
-            if started is not None:
-                self._start(watched, started)
-                return
+            with contextlib.suppress(OSError):
+                started = await asyncio.to_thread(watched.directory.read_started)
+                if started is not None:
+                    self._start(watched, started)
+                    return
             await asyncio.sleep(delay_s)
             delay_s = min(LOOK_S_MAX, delay_s * 2)
 
@@ -294,7 +296,7 @@ class LocalNode:
             earlier, fresh = found, False
             if time.monotonic() >= stuck_at:
                 self._tell_stuck(watched, [process.pid for process in found.processes])
-            await asyncio.sleep(LOOK_S)
+            await asyncio.sleep(STUCK_LOOK_S if watched.is_stuck else LOOK_S)
 
     async def _revoke(self, watched: _Watched) -> bool:
         while True:
@@ -347,10 +349,19 @@ def _read_stuck(watched: list[_Watched]) -> list[tuple[_Watched, list[int]]]:
     return found
 
 
+def _may_be_alive(watched: _Watched) -> bool:
+    """Whether the supervisor lives, as far as can be known."""
+    try:
+        return watched.identity is not None and is_alive(watched.identity)
+    except OSError:
+        return True
+
+
 def _is_same(watched: _Watched) -> bool:
     """Whether the open handle is the supervisor's, and not of a stranger with its id."""
-    if watched.identity is None or is_alive(watched.identity):
-        return True
+    with contextlib.suppress(OSError):
+        if watched.identity is None or is_alive(watched.identity):
+            return True
     os.close(watched.process_handle)
     watched.process_handle = -1
     return False

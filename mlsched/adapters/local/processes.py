@@ -30,7 +30,11 @@ def read_boot_id() -> str:
 
 
 def read_identity(pid: int) -> ProcessIdentity | None:
-    """The identity of the process that has this id now; None when none has."""
+    """The identity of the process that has this id now; None when none has.
+
+    Raises:
+        OSError: that cannot be known now.
+    """
     process = read_process(pid)
     if process is None or process.is_dead:
         return None
@@ -38,7 +42,11 @@ def read_identity(pid: int) -> ProcessIdentity | None:
 
 
 def is_alive(identity: ProcessIdentity) -> bool:
-    """Whether this very process still runs; one that only waits to be reaped does not."""
+    """Whether this very process still runs; one that only waits to be reaped does not.
+
+    Raises:
+        OSError: that cannot be known now.
+    """
     return identity == read_identity(identity.pid)
 
 

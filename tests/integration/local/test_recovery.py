@@ -348,3 +348,22 @@ def test_an_identity_of_another_boot_is_nobody():
     assert not is_alive(other)
     assert not signal_identity(other, 0)
     assert not is_alive(ProcessIdentity(me.pid, me.start_time + 1, me.boot_id))
+
+
+def test_the_id_of_a_rank_that_has_ended_is_forgotten(bench):
+    """It may be the id of a stranger's session by the time that the supervisor dies."""
+    go = bench.path / "go"
+    text = f"[ $RANK = 0 ] || until [ -e {go} ]; do sleep 0.02; done"
+    job = bench.shell(text, tasks_per_node=2)
+
+    async def work(run):
+        await run.node.launch(job)
+        await run.started(job)
+        await bench.until(lambda: len(bench.files(job).read_started().ranks) == 1)
+        (left,) = bench.files(job).read_started().ranks
+        go.touch()
+        return left.rank, await run.ended(job)
+
+    rank, outcome = bench.do(work)
+    assert rank == 1
+    assert (outcome.cause, outcome.exit_code) == (EndCause.EXITED, 0)

@@ -49,6 +49,15 @@ def set_process_option(option: int, value: int) -> None:
         raise OSError(ctypes.get_errno(), "prctl")
 
 
+def _read_start_time(pid: int) -> int:
+    """0 when it cannot be read: the process runs all the same."""
+    try:
+        found = read_process(pid)
+    except OSError:
+        return 0
+    return found.start_time if found else 0
+
+
 class Rank:
     """One started process and its pipes.
 
@@ -74,8 +83,7 @@ class Rank:
         self.pid = self._fork(spec["env"], limits, error, [end for _, end in ends])
         for handle in (error, *(end for _, end in ends)):
             os.close(handle)
-        found = read_process(self.pid)
-        self.start_time = found.start_time if found else 0
+        self.start_time = _read_start_time(self.pid)
         self.streams = [
             Stream(ends[0][0], "stdout", log, copy),
             Stream(ends[1][0], "stderr", log, copy),

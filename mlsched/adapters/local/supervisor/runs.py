@@ -46,6 +46,10 @@ STUCK_PERIOD_S = 1.0
 """Between two looks at what cannot be killed."""
 
 
+SHORTAGES = (errno.EMFILE, errno.ENFILE, errno.ENOMEM)
+"""The machine has no handle or memory to spare for a moment: no reason to end a job."""
+
+
 def main(directory: str) -> int:
     """Supervise the attempt in this directory; returns the exit code of this process."""
     _close_handles()
@@ -153,6 +157,7 @@ class Run:
         self._verdict = Verdict(len(launch["ranks"]))
         self._ranks: list[Rank] = []
         self._copy: Copy | None = None
+        self._told: dict[str, Any] = {}
         self._started_at: float | None = None
         self._ended_at: float | None = None
         self._ended_at_ms = 0
@@ -166,18 +171,31 @@ class Run:
         """Live through the attempt; returns its outcome, once nothing of it runs."""
         try:
             self._start()
-            while not self._is_over():
-                self._wait()
-                self._reap()
-                self._act()
         except StartError as failed:
-            self._give_up(failed)
+            self._verdict.refuse(failed)
+            self._stop(FAILED, "", 0)
+        while not self._turn():
+            pass
         for rank in self._ranks:
             for stream in rank.streams:
                 stream.drain()
         outcome = self._outcome()
         self._limits.remove()
         return outcome
+
+    def _turn(self) -> bool:
+        """One turn of the loop; True when the attempt is over."""
+        try:
+            if self._is_over():
+                return True
+            self._wait()
+            self._reap()
+            self._act()
+        except OSError as failed:
+            if failed.errno not in SHORTAGES:
+                raise
+            time.sleep(CLEAN_S)
+        return False
 
     def _start(self) -> None:
         """Make the logs and the processes.
@@ -272,19 +290,25 @@ class Run:
         before_end_s = launch["signal"]["before_end_s"] if launch["signal"] else None
         if self._deadlines.kill_at is None:
             self._deadlines.start(self._started_at, launch["time_limit_s"], before_end_s)
-        told = {
+        self._told = {
             "started_at_ms": time.time_ns() // 1_000_000,
             "enforcement": {"memory": limits.memory, "cpus": limits.cpus},
         }
-        processes = [
-            {"rank": r.number, "pid": r.pid, "start_time": r.start_time} for r in self._ranks
-        ]
-        self._note("started.json", told | {"ranks": processes})
+        self._note_ranks()
         try:
-            os.write(STATUS_HANDLE, dumps(told).encode())
+            os.write(STATUS_HANDLE, dumps(self._told).encode())
             os.close(STATUS_HANDLE)
         except OSError:
             pass
+
+    def _note_ranks(self) -> None:
+        """Leave word which ranks run: the id of one that has ended may become a stranger's."""
+        alive = [
+            {"rank": r.number, "pid": r.pid, "start_time": r.start_time}
+            for r in self._ranks
+            if r.status is None
+        ]
+        self._note("started.json", self._told | {"ranks": alive})
 
     def _stop(self, cause: str, message: str, grace_s: float) -> None:
         """End all ranks; the first cause stays, a later request can only shorten the grace."""
@@ -318,11 +342,17 @@ class Run:
         while rank.error_handle >= 0:
             self._hear(rank)
         self._verdict.end(rank.number, status)
-        if self._verdict.have_all_ended:
+        if self._have_ranks_ended():
             self._ended_at = time.monotonic()
             self._ended_at_ms = time.time_ns() // 1_000_000
-        elif status != 0:
+            return
+        if status != 0:
             self._stop(FAILED, "", self._launch["grace_s"])
+        if self._told:
+            self._note_ranks()
+
+    def _have_ranks_ended(self) -> bool:
+        return all(rank.status is not None for rank in self._ranks)
 
     def _act(self) -> None:
         """Do what is due."""
@@ -355,7 +385,7 @@ class Run:
     def _is_over(self) -> bool:
         """Whether nothing of the attempt is left; what outlives the ranks is ended first."""
         self._tell_if_stuck()
-        if not self._verdict.have_all_ended:
+        if not self._have_ranks_ended():
             return False
         left = descendants([os.getpid()], list_processes()) if _has_children() else []
         if not left:
@@ -379,12 +409,6 @@ class Run:
             self._stuck_pids = [process.pid for process in left]
             if left:
                 self._note("stuck.json", self._stuck_pids)
-
-    def _give_up(self, error: StartError) -> None:
-        """Kill until nothing is left, outside the loop."""
-        self._verdict.refuse(error)
-        _kill_everything()
-        self._reap()
 
     def _outcome(self) -> dict[str, Any]:
         """The attempt's ``Outcome``, once nothing of it runs."""

@@ -44,18 +44,26 @@ class Process:
 
 
 def read_process(pid: int) -> Process | None:
-    """The process with this id now; None when there is none."""
+    """The process with this id now; None when there is none, or none that we may see.
+
+    Raises:
+        OSError: nothing is known of it: no handle is to be had, for example.
+    """
     try:
         with open(f"/proc/{pid}/stat", "rb", buffering=0) as file:
             line = file.read(1024)
-    except OSError:
+    except (FileNotFoundError, ProcessLookupError, PermissionError):
         return None
     fields = line[line.rfind(b")") + 2 :].split()
     return Process(pid, fields) if len(fields) > 19 else None
 
 
 def list_processes() -> dict[int, Process]:
-    """Every process that can be seen, by id. Costs about 15 us a process."""
+    """Every process that can be seen, by id. Costs about 15 us a process.
+
+    Raises:
+        OSError: as `read_process`.
+    """
     found = {}
     for name in os.listdir("/proc"):
         if name.isdecimal():
