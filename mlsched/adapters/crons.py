@@ -5,6 +5,7 @@ At a gap a fixed time runs once, right after it; at a fold it runs once, at the 
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from datetime import UTC, datetime
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
@@ -32,22 +33,30 @@ def next_tick(cron: str, time_zone: str, after_ms: int) -> int:
     Raises:
         SpecError: not a cron expression, or not a time zone.
     """
-    return _ms(next(_ticks(cron, time_zone, after_ms)))
+    for tick_ms in _ticks(cron, time_zone, after_ms):
+        return tick_ms
+    raise SpecError(f"cron: {cron[:60]!r} is never due.")
 
 
 def due_ticks(cron: str, time_zone: str, after_ms: int, until_ms: int) -> list[int]:
     """Ticks after one instant up to and including another, oldest first, the newest 10,000."""
     ticks: list[int] = []
-    for tick in _ticks(cron, time_zone, after_ms):
-        if _ms(tick) > until_ms:
+    for tick_ms in _ticks(cron, time_zone, after_ms):
+        if tick_ms > until_ms:
             break
-        ticks.append(_ms(tick))
+        ticks.append(tick_ms)
         if len(ticks) > TICKS_MAX:
             ticks.pop(0)
     return ticks
 
 
-def _ticks(cron: str, time_zone: str, after_ms: int) -> CronSim:
+def _ticks(cron: str, time_zone: str, after_ms: int) -> Iterator[int]:
+    """Ticks after an instant. The library forgets which of two equal hours it was started in."""
+    found = (int(tick.timestamp() * 1000) for tick in _simulate(cron, time_zone, after_ms))
+    return (tick_ms for tick_ms in found if tick_ms > after_ms)
+
+
+def _simulate(cron: str, time_zone: str, after_ms: int) -> CronSim:
     try:
         zone = ZoneInfo(time_zone)
     except (ZoneInfoNotFoundError, ValueError, OSError) as error:
@@ -63,7 +72,3 @@ def _ticks(cron: str, time_zone: str, after_ms: int) -> CronSim:
             f"cron: {cron[:60]!r} is not a cron expression: {error}.",
             "Write five fields, such as '30 2 * * *', or @daily.",
         ) from error
-
-
-def _ms(tick: datetime) -> int:
-    return int(tick.timestamp() * 1000)

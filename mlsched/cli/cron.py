@@ -7,7 +7,7 @@ from typing import Annotated, Any
 import typer
 
 from mlsched.cli.catalogue import Entry
-from mlsched.cli.session import Session
+from mlsched.cli.session import Session, write_error
 
 COMMANDS = {
     "apply": Entry("mlsched.cli.cron:apply", "Add a schedule, or replace the one of its name."),
@@ -69,9 +69,11 @@ def tick(
         return "\n".join(fired)
 
     session.emit(found, text, [one["job"] for one in found["fired"]])
-    if not found["fired"] and not session.is_data:
+    for one in found["failed"]:
+        write_error(f"error: {one['schedule']}: {one['error']['message']}")
+    if not found["fired"] and not found["failed"] and not session.is_data:
         session.tell("nothing is due.")
-    return 0
+    return 1 if found["failed"] else 0
 
 
 def _row(schedule: dict[str, Any]) -> list[str]:

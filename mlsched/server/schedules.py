@@ -15,7 +15,7 @@ from typing import Any
 from mlsched.adapters.crons import due_ticks, next_tick
 from mlsched.adapters.store.stores import Store
 from mlsched.adapters.store.values import Schedule
-from mlsched.errors import ConflictError, SpecError
+from mlsched.errors import ConflictError, MlschedError, SpecError
 from mlsched.server.views import JsonObject, rfc3339
 from mlsched.specs.schedules import ScheduleDocument, load_schedule
 
@@ -53,22 +53,37 @@ class Schedules:
         return {"schedules": [_view(one, load_schedule(one.document), now_ms) for one in found]}
 
     async def tick(self, args: Args) -> JsonObject:
-        """Fire what is due; stateless for the caller, so plain cron may drive it."""
+        """Fire what is due; stateless for the caller, so plain cron may drive it.
+
+        A schedule whose job cannot be submitted keeps no other one from firing; its tick stays due.
+        """
         now_ms = _instant_ms(args.get("now"))
         fired: list[JsonObject] = []
+        failed: list[JsonObject] = []
         skipped = 0
         for schedule in await self._store.schedules():
-            read = load_schedule(schedule.document)
-            ticks = due_ticks(read.cron, read.time_zone, schedule.last_tick_ms, now_ms)
-            if read.suspend or not ticks:
-                continue
-            chosen = ticks[-1:] if read.missed == "latest" else ticks
-            skipped += len(ticks) - len(chosen)
-            for tick_ms in chosen:
-                run = await self._fire(schedule, read, tick_ms)
-                fired.extend([run] if run else [])
+            try:
+                skipped += await self._fire_due(schedule, now_ms, fired)
+            except MlschedError as error:
+                told = {"code": error.code, "message": error.message, "hint": error.hint}
+                failed.append({"schedule": schedule.name, "error": told})
+        return {"fired": fired, "skipped": skipped, "failed": failed}
+
+    async def _fire_due(self, schedule: Schedule, now_ms: int, fired: list[JsonObject]) -> int:
+        """Add the runs of one schedule; returns how many missed ticks were skipped."""
+        read = load_schedule(schedule.document)
+        ticks = due_ticks(read.cron, read.time_zone, schedule.last_tick_ms, now_ms)
+        if not ticks:
+            return 0
+        if read.suspend:
             await self._store.set_last_tick(schedule.id, ticks[-1])
-        return {"fired": fired, "skipped": skipped}
+            return 0
+        chosen = ticks[-1:] if read.missed == "latest" else ticks
+        for tick_ms in chosen:
+            run = await self._fire(schedule, read, tick_ms)
+            fired.extend([run] if run else [])
+        await self._store.set_last_tick(schedule.id, ticks[-1])
+        return len(ticks) - len(chosen)
 
     async def _fire(
         self, schedule: Schedule, read: ScheduleDocument, tick_ms: int

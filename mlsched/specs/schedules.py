@@ -15,6 +15,9 @@ from mlsched.specs.limits import check_name
 SCHEDULE_KIND = "Schedule"
 SCHEDULE_LABEL = "mlsched.io/schedule"
 
+_LAST_TICK_MS = 9_999_999_999_000
+"""Its seconds have as many digits as those of any tick until the year 2286."""
+
 
 class _ScheduleSpec(Struct, frozen=True, rename="camel", forbid_unknown_fields=True):
     cron: str
@@ -48,11 +51,13 @@ class ScheduleDocument(Struct, frozen=True):
     missed: str
     suspend: bool
     job: dict[str, Any]
+    labels: dict[str, str] = {}
+    """Of the schedule; its jobs get them too."""
 
     def job_document(self, tick_ms: int) -> dict[str, Any]:
         """The MLJob that one tick submits: labelled with the schedule, told its tick."""
         spec = dict(self.job)
-        spec["labels"] = {**spec.get("labels", {}), SCHEDULE_LABEL: self.name}
+        spec["labels"] = {**self.labels, **spec.get("labels", {}), SCHEDULE_LABEL: self.name}
         spec["env"] = {**spec.get("env", {}), "MLSCHED_TICK_MS": str(tick_ms)}
         return {
             "apiVersion": API_VERSION,
@@ -83,7 +88,13 @@ def load_schedule(document: dict[str, Any]) -> ScheduleDocument:
     check_name(found.metadata.name)
     spec = found.spec
     schedule = ScheduleDocument(
-        found.metadata.name, spec.cron, spec.time_zone, spec.missed, spec.suspend, spec.job
+        found.metadata.name,
+        spec.cron,
+        spec.time_zone,
+        spec.missed,
+        spec.suspend,
+        spec.job,
+        found.metadata.labels,
     )
-    load_document(schedule.job_document(0))
+    load_document(schedule.job_document(_LAST_TICK_MS))
     return schedule

@@ -118,7 +118,9 @@ class Store:
 def _put_schedule(connection: apsw.Connection, schedule: Schedule) -> Schedule:
     connection.execute(
         "INSERT INTO schedules (name, id, document, last_tick_ms) VALUES (?, ?, ?, ?)"
-        " ON CONFLICT (name) DO UPDATE SET document = excluded.document",
+        " ON CONFLICT (name) DO UPDATE SET document = excluded.document,"
+        " last_tick_ms = CASE WHEN document = excluded.document THEN last_tick_ms"
+        " ELSE max(last_tick_ms, excluded.last_tick_ms) END",
         (schedule.name, schedule.id, msgspec.json.encode(schedule.document), schedule.last_tick_ms),
     )
     return next(found for found in _schedules(connection) if found.name == schedule.name)

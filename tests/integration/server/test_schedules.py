@@ -12,7 +12,7 @@ from msgspec.structs import replace
 
 from mlsched.adapters.store import Store
 from mlsched.adapters.store.values import Submission
-from mlsched.errors import SpecError
+from mlsched.errors import NeverFitsError, SpecError
 from mlsched.server.schedules import Schedules
 from mlsched.testing.builders import job
 
@@ -121,5 +121,62 @@ def test_a_schedule_that_could_never_run_is_refused(tmp_path: Path, broken: dict
         with pytest.raises(SpecError):
             await schedules.apply({"document": broken})
         assert await store.schedules() == []
+
+    with_schedules(tmp_path, scenario)
+
+
+def test_a_schedule_that_is_refused_keeps_no_other_from_firing(tmp_path: Path) -> None:
+    async def scenario(schedules: Schedules, store: Store, submitted: list[Any]) -> None:
+        real = schedules._submit_run
+
+        async def submit(found: dict[str, Any], key: str, run: tuple[str, str, int]) -> str | None:
+            if found["metadata"]["name"].startswith("b"):
+                raise NeverFitsError("asks for 1 GPU", "Ask for less.")
+            return await real(found, key, run)
+
+        schedules._submit_run = submit
+        for name in ("a", "b", "c"):
+            await schedules.apply({"document": document(name)})
+        for _ in range(2):
+            answer = await schedules.tick({"now": later(1)})
+            assert [one["schedule"] for one in answer["failed"]] == ["b"]
+            assert answer["failed"][0]["error"]["code"] == "NeverFits"
+        assert [found["metadata"]["name"][0] for found in submitted] == ["a", "c"]
+
+    with_schedules(tmp_path, scenario)
+
+
+@pytest.mark.parametrize(("length", "is_accepted"), [(52, True), (53, False)])
+def test_a_name_that_no_run_could_have_is_refused(
+    tmp_path: Path, length: int, is_accepted: bool
+) -> None:
+    async def scenario(schedules: Schedules, store: Store, submitted: list[Any]) -> None:
+        if is_accepted:
+            await schedules.apply({"document": document("n" * length)})
+            assert len((await schedules.tick({"now": later(1)}))["fired"]) == 1
+        else:
+            with pytest.raises(SpecError):
+                await schedules.apply({"document": document("n" * length)})
+
+    with_schedules(tmp_path, scenario)
+
+
+def test_ticks_of_a_time_when_it_was_suspended_or_another_one_never_fire(tmp_path: Path) -> None:
+    async def scenario(schedules: Schedules, store: Store, submitted: list[Any]) -> None:
+        await schedules.apply({"document": document(missed="all", suspend=True)})
+        await schedules.tick({"now": later(3)})
+        await schedules.apply({"document": document(missed="all")})
+        assert (await schedules.tick({"now": later(3)}))["fired"] == []
+        assert len((await schedules.tick({"now": later(5)}))["fired"]) == 2
+
+    with_schedules(tmp_path, scenario)
+
+
+def test_labels_of_a_schedule_are_those_of_its_jobs(tmp_path: Path) -> None:
+    async def scenario(schedules: Schedules, store: Store, submitted: list[Any]) -> None:
+        labelled = {**document(), "metadata": {"name": "nightly", "labels": {"team": "nlp"}}}
+        await schedules.apply({"document": labelled})
+        await schedules.tick({"now": later(1)})
+        assert submitted[0]["spec"]["labels"]["team"] == "nlp"
 
     with_schedules(tmp_path, scenario)

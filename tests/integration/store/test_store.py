@@ -132,13 +132,15 @@ def test_a_file_that_is_no_database_is_refused_and_left_as_it_is(tmp_path: Path)
     assert path.read_bytes() == before
 
 
-def test_a_replaced_schedule_keeps_its_id_and_its_last_tick(tmp_path: Path) -> None:
+def test_a_replaced_schedule_keeps_its_id_and_has_no_ticks_of_before(tmp_path: Path) -> None:
     async def scenario(store: Store) -> None:
         first = await store.put_schedule(Schedule("nightly", "id-1", {"a": 1}, 100))
         await store.set_last_tick("id-1", 500)
         await store.set_last_tick("id-1", 300)
+        same = await store.put_schedule(Schedule("nightly", "id-2", {"a": 1}, 900))
+        assert (first.id, same.id, same.last_tick_ms) == ("id-1", "id-1", 500)
         again = await store.put_schedule(Schedule("nightly", "id-2", {"a": 2}, 900))
-        assert (first.id, again.id, again.last_tick_ms) == ("id-1", "id-1", 500)
+        assert (again.id, again.last_tick_ms) == ("id-1", 900)
         assert again.document == {"a": 2}
 
     with_store(tmp_path, scenario)

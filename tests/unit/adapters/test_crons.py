@@ -66,3 +66,15 @@ def test_presets_are_read() -> None:
 def test_what_is_no_schedule_is_refused_by_name(cron: str, zone: str, word: str) -> None:
     with pytest.raises(SpecError, match=word):
         next_tick(cron, zone, 0)
+
+
+def test_a_tick_is_never_before_what_it_comes_after() -> None:
+    """In the hour that comes twice, the second time."""
+    second = ms("2026-11-01T06:10Z")
+    assert told([next_tick("30 1 * * *", "America/New_York", second)]) == ["02 06:30"]
+    assert due_ticks("30 1 * * *", "America/New_York", second, second + 60_000) == []
+
+
+def test_an_expression_that_is_never_due_is_told() -> None:
+    with pytest.raises(SpecError, match="cron"):
+        next_tick("0 0 */15 * MON#2", "UTC", 0)
