@@ -176,9 +176,11 @@ def _answers(gpu: Gpu) -> Iterator[Evidence]:
         gpu.environment.temperature_c,
         gpu.faults.recovery_action,
         gpu.mig.is_enabled,
+        gpu.mig.slots,
     )
-    lost = [one for one in vital if one.status is ReadingStatus.LOST]
-    reset = [one for one in vital if one.code == _RESET_REQUIRED]
+    every: tuple[Reading[Any], ...] = (*vital, *_volatile(gpu))
+    lost = [one for one in every if one.status is ReadingStatus.LOST]
+    reset = [one for one in every if one.code == _RESET_REQUIRED]
     doubtful = [one for one in vital if one.status in _DOUBTFUL]
     doubtful += [one for one in _volatile(gpu) if one.code == HUNG]
     if lost:
@@ -196,6 +198,18 @@ def _answers(gpu: Gpu) -> Iterator[Evidence]:
     elif not _tells_of_health(gpu):
         text = "the driver tells nothing about its health"
         yield Evidence("silent", Verdict.UNKNOWN, text, gpu.identity.uuid.at_ms, blocks=True)
+    else:
+        yield from _unread_faults(gpu)
+
+
+def _unread_faults(gpu: Gpu) -> Iterator[Evidence]:
+    """A counter of faults that failed to be read: one bad answer blocks nothing, but is told."""
+    names = gpu.faults.__struct_fields__
+    failed = [name for name in names if getattr(gpu.faults, name).status in _DOUBTFUL]
+    if failed:
+        first: Reading[Any] = getattr(gpu.faults, failed[0])
+        text = f"{failed[0].replace('_', ' ')} cannot be read: {first.detail or first.status}"
+        yield _warning("faults_unread", text, first.at_ms)
 
 
 _RESET_REQUIRED = 16

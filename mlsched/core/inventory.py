@@ -6,7 +6,8 @@ moment give the same devices. Nothing here says who holds what.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, TypeVar
 
 from msgspec import Struct
@@ -23,6 +24,9 @@ from mlsched.model.inventory import (
     ReadingStatus,
 )
 from mlsched.model.nodes import Device
+
+EVENTS_ALIKE_MAX = 50
+"""Events of one kind and code of one GPU: no rule of health counts as many."""
 
 EVENTS_MAX = 1000
 """Events that an inventory keeps; the oldest go first."""
@@ -81,7 +85,19 @@ def with_events(inventory: Inventory, events: Iterable[GpuEvent]) -> Inventory:
     known = {*inventory.events, *events}
     recent = [e for e in known if inventory.taken_at_ms - e.at_ms < EVENT_LIFE_MS]
     recent.sort(key=lambda event: (event.at_ms, event.uuid, event.kind, event.code))
-    return replace(inventory, events=tuple(recent[-EVENTS_MAX:]))
+    return replace(inventory, events=bound_events(recent))
+
+
+def bound_events(events: Sequence[GpuEvent]) -> tuple[GpuEvent, ...]:
+    """The newest of each kind of each GPU, of events in order: a noisy GPU hides nothing else."""
+    counts: Counter[tuple[str, str, int]] = Counter()
+    kept: list[GpuEvent] = []
+    for event in reversed(events):
+        key = (event.uuid, event.kind, event.code)
+        counts[key] += 1
+        if counts[key] <= EVENTS_ALIKE_MAX:
+            kept.append(event)
+    return tuple(reversed(kept[:EVENTS_MAX]))
 
 
 def carry_over(previous: Inventory | None, current: Inventory) -> Inventory:
@@ -108,7 +124,12 @@ def carry_over(previous: Inventory | None, current: Inventory) -> Inventory:
     return replace(current, gpus=tuple(gpus))
 
 
-_SILENT = (ReadingStatus.TRANSIENT, ReadingStatus.LOST)
+_SILENT = (
+    ReadingStatus.TRANSIENT,
+    ReadingStatus.LOST,
+    ReadingStatus.ERROR,
+    ReadingStatus.NO_PERMISSION,
+)
 
 
 def _complete(before: Gpu, gpu: Gpu) -> Gpu:
@@ -126,6 +147,8 @@ def _complete(before: Gpu, gpu: Gpu) -> Gpu:
         memory = replace(memory, total_bytes=before.memory.total_bytes, kind=before.memory.kind)
     if mig.is_enabled.status in _SILENT:
         mig = before.mig
+    elif mig.is_enabled.value and mig.slots.status in _SILENT:
+        mig = replace(mig, instances=before.mig.instances)
     identity = replace(gpu.identity, **kept)
     return replace(gpu, uuid=before.uuid, identity=identity, memory=memory, mig=mig)
 

@@ -21,6 +21,7 @@ from mlsched.errors import MlschedError
 from mlsched.runtime.controller import Controller, RetrySettings
 from mlsched.runtime.driver import Driver
 from mlsched.server.actuators import Launcher
+from mlsched.server.gpu_events import EventRecord
 from mlsched.server.inventories import Inventories
 from mlsched.server.services import Service
 from mlsched.server.sockets import SocketServer
@@ -71,7 +72,10 @@ async def _serve(paths: Paths, settings: Settings) -> None:
     node = LocalNode(paths.jobs_dir, settings)
     driver = Driver(Controller(retry=retry), store, Launcher(node, store), on_problem=log)
     node.emit = driver.post
-    inventories = Inventories(settings.node, settings.service.inventory_period_s, driver.post)
+    record = EventRecord(paths.state_dir / "gpu-events.json")
+    inventories = Inventories(
+        settings.node, settings.service.inventory_period_s, record, driver.post
+    )
     service = Service(paths, settings, store, driver, inventories)
     server = SocketServer(service.operations, service.streams, log)
     driver.start()

@@ -9,7 +9,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
-from collections import deque
 from collections.abc import Callable
 
 from msgspec.structs import replace
@@ -19,8 +18,9 @@ from mlsched.adapters.nvml import read_inventory_async, watch_events
 from mlsched.config import NodeSettings
 from mlsched.core.inventory import describe_shortage, placeable_devices, with_events
 from mlsched.model.events import NodeObserved
-from mlsched.model.inventory import GpuEvent, Inventory
+from mlsched.model.inventory import Inventory
 from mlsched.model.nodes import Node
+from mlsched.server.gpu_events import EventRecord
 
 DEADLINE_S = 10.0
 """For one reading of all GPUs; a driver that hangs longer is reported, and read again later."""
@@ -31,20 +31,22 @@ NO_GPU_PERIOD_FACTOR = 20
 NO_LIBRARY = 12
 """NVML's code for a machine without the driver's library. Source: nvml.h, nvmlReturn_t."""
 
-EVENTS_KEPT_MAX = 10_000
-"""Newest events of the driver that are kept in memory; health looks at the last day of them."""
-
 
 class Inventories:
     """Reads the machine and tells the controller what changed.
 
     Args:
         period_s: Between two readings.
+        record: What the driver told before.
         post: Takes the event `NodeObserved`.
     """
 
     def __init__(
-        self, settings: NodeSettings, period_s: float, post: Callable[[NodeObserved], None]
+        self,
+        settings: NodeSettings,
+        period_s: float,
+        record: EventRecord,
+        post: Callable[[NodeObserved], None],
     ) -> None:
         self._settings = settings
         self._period_s = period_s
@@ -52,7 +54,7 @@ class Inventories:
         self._reading = asyncio.Lock()
         self._machine: Node | None = None
         self._latest: Inventory | None = None
-        self._events: deque[GpuEvent] = deque(maxlen=EVENTS_KEPT_MAX)
+        self._record = record
 
     async def read(self) -> Inventory:
         """Read all GPUs now and tell the controller; one reading at a time."""
@@ -61,7 +63,7 @@ class Inventories:
         return self._tell(self._latest)
 
     def _tell(self, latest: Inventory) -> Inventory:
-        inventory = with_events(latest, self._events)
+        inventory = with_events(latest, self._record.events)
         now_ms = time.time_ns() // 1_000_000
         note = describe_shortage(inventory, now_ms)
         devices = placeable_devices(inventory, now_ms)
@@ -93,6 +95,6 @@ class Inventories:
 
     async def _listen(self) -> None:
         async for event in watch_events():
-            self._events.append(event)
+            self._record.add(event)
             if self._latest is not None:
                 self._tell(self._latest)

@@ -133,6 +133,8 @@ def test_an_xid_keeps_new_jobs_away_as_soon_as_it_comes(gpus: Any, state: Path, 
 
     assert "79" in poll(seen)[0]
     assert ill not in noted(gpus, hold(gpus, "seven", 7), poll)
+    gpus.kill_service()
+    assert seen(), "an event is told once: a new service must know of it"
 
 
 def append(state: Path, line: str) -> None:

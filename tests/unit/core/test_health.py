@@ -251,3 +251,16 @@ def test_more_evidence_never_makes_a_gpu_better(codes, action, remap) -> None:
         assert more == judge(base, *reversed(events[: count + 1])), "the order does not matter"
         if more.verdict in (Verdict.CRITICAL, Verdict.UNKNOWN):
             assert not more.schedulable
+
+
+@pytest.mark.parametrize(("status", "code"), [(ReadingStatus.LOST, 15), (ReadingStatus.ERROR, 16)])
+def test_a_gpu_that_is_lost_is_so_whichever_call_tells_it(gpu, status, code) -> None:
+    found = judge(change(gpu, "faults", has_remap_failed=failed(status, code)))
+    assert (found.verdict, found.schedulable) == (Verdict.CRITICAL, False)
+
+
+@pytest.mark.parametrize("status", [ReadingStatus.TRANSIENT, ReadingStatus.ERROR])
+def test_a_counter_of_faults_that_cannot_be_read_is_told(gpu, status) -> None:
+    found = judge(change(gpu, "faults", has_remap_failed=failed(status, 999, "unknown error")))
+    assert (found.verdict, found.schedulable) == (Verdict.WARNING, True)
+    assert "cannot be read: unknown error" in found.reason

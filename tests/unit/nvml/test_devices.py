@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from typing import Any
+
+import pytest
 from msgspec.structs import replace
 
 from mlsched.core.inventory import (
@@ -137,3 +140,30 @@ def test_events_are_kept_once_in_their_order_and_not_for_ever(make_inventory) ->
     assert with_events(inventory, [first]) == inventory
     many = [GpuEvent(NOW_MS - 1, "GPU-a", "xid", code) for code in range(EVENTS_MAX + 5)]
     assert len(with_events(make_inventory(), many).events) == EVENTS_MAX
+
+
+def test_a_noisy_gpu_does_not_hide_what_another_one_told(make_inventory) -> None:
+    fault = GpuEvent(NOW_MS - 10_000, "GPU-a", "xid", 79)
+    noise = [GpuEvent(NOW_MS - 9_999 + n, "GPU-b", "xid", 31) for n in range(5 * EVENTS_MAX)]
+    found = with_events(make_inventory(), [fault, *noise]).events
+    assert fault in found
+    assert found[-1] == noise[-1]
+
+
+@pytest.mark.parametrize("status", [ReadingStatus.ERROR, ReadingStatus.NO_PERMISSION])
+def test_a_device_keeps_its_size_and_instances_when_a_call_fails(
+    make_gpu, make_inventory, status
+) -> None:
+    """A GPU that needs a reset, say: what it is does not change, and it gets no new jobs."""
+    failing: Reading[Any] = Reading(None, status, NOW_MS, code=16)
+    whole, split = make_gpu(0), make_gpu(1, (0, 2))
+    memory = replace(whole.memory, total_bytes=failing)
+    identity = replace(whole.identity, name=failing)
+    now = make_inventory(
+        replace(whole, memory=memory, identity=identity),
+        replace(split, mig=replace(split.mig, slots=failing, instances=())),
+    )
+    found = carry_over(make_inventory(whole, split), now)
+    assert found.gpus[0].memory.total_bytes == whole.memory.total_bytes
+    assert found.gpus[0].identity.name == whole.identity.name
+    assert found.gpus[1].mig.instances == split.mig.instances
