@@ -217,6 +217,12 @@ class ShardMap:
         for number in range(reader.num_record_batches):
             batch = reader.get_batch(number)
             for name in self.layouts:
+                if _has_nulls_inside(batch.column(name)):
+                    raise PipelineError(
+                        f"Column {name!r} has a null inside its lists, and a feed of fixed-size "
+                        "lists has no place for one.",
+                        "Fill it in the pipeline, or leave the column out of the feed.",
+                    )
                 data = batch.column(name).buffers()[-1]
                 self._offsets[name][first + number] = data.address - origin
 
@@ -225,6 +231,15 @@ class ShardMap:
         granule, width = layout.granule_bytes, layout.width_bytes
         count = max(0, (len(self._bytes) - width) // granule + 1)
         return np.ndarray((count,), dtype=f"V{width}", buffer=self._bytes, strides=(granule,))
+
+
+def _has_nulls_inside(column: pa.Array) -> bool:
+    """Whether a value within a list is null; the counts are in the file, nothing is read for it."""
+    while pa.types.is_fixed_size_list(column.type):
+        column = column.values
+        if column.null_count:
+            return True
+    return False
 
 
 def _memory_bytes() -> int:

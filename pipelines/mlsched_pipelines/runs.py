@@ -284,7 +284,7 @@ def _check_unique(root: Path, files: list[FileRecord], name: str) -> None:
     chunks = [chunk for file in files for chunk in read_shard(root, file).column(name).chunks]
     if not chunks:
         return
-    values = pa.chunked_array(chunks)
+    values = pa.chunked_array(chunks).drop_null()
     distinct = pc.count_distinct(values, mode="all").as_py()
     if distinct != len(values):
         counts = pc.value_counts(values)

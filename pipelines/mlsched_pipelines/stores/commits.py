@@ -117,11 +117,11 @@ def collect_orphans(
     oldest = (time.time() if now is None else now) - age_s_min
     removed: list[Path] = []
     for run in (root / "data").iterdir() if (root / "data").is_dir() else ():
-        young = any(path.stat().st_mtime > oldest for path in run.iterdir())
+        young = any(_changed_at(path) > oldest for path in run.iterdir())
         orphans = [] if young else [path for path in run.iterdir() if path not in kept]
         removed.extend(orphans)
     for path in manifest_folder(root).glob(f"{TEMPORARY_PREFIX}*"):
-        if path.stat().st_mtime <= oldest:
+        if _changed_at(path) <= oldest:
             removed.append(path)
     # Markers go first, durably: a marker without its files would let a later run skip the task.
     markers = [path for path in removed if path.suffix == ".done"]
@@ -144,3 +144,11 @@ def _listed_files(root: Path) -> set[Path]:
         listed |= {root / file.path for file in manifest.files}
         listed |= {root / file.path for run in manifest.runs for file in run.rejects}
     return listed
+
+
+def _changed_at(path: Path) -> float:
+    """Seconds since the epoch; a file that a run has just renamed or dropped is young."""
+    try:
+        return path.stat().st_mtime
+    except FileNotFoundError:
+        return float("inf")

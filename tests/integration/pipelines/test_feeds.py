@@ -115,6 +115,13 @@ def test_epochs_have_different_orders_and_the_same_rows(dataset: Dataset) -> Non
     assert sorted(first) == sorted(second) == list(range(ROWS))
 
 
+def test_a_null_inside_a_list_is_an_error_and_not_a_zero(tmp_path: Path) -> None:
+    lists = pa.array([[1.0, None], [2.0, 3.0]], pa.list_(pa.float32(), 2))
+    run(Plan.scan(table(pa.table({"x": lists}))).write(tmp_path / "d"), interval="mon")
+    with pytest.raises(PipelineError, match="null inside its lists"):
+        list(Feed(open_dataset(tmp_path / "d"), 2).batches())
+
+
 def test_torch_tensors_share_the_memory_of_the_batch(dataset: Dataset) -> None:
     torch = pytest.importorskip("torch")
     batch = next(Feed(dataset, 10).batches())
