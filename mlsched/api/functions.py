@@ -190,7 +190,8 @@ def load_call(header: Header, payload: bytes) -> Call:
             f"{header.name} was submitted by Python {made}, and its job runs Python {runs}.",
             "Submit it again from the Python that is to run it.",
         )
-    known = {str(Path(entry).absolute()) for entry in sys.path}
-    sys.path.extend(entry for entry in header.path if entry not in known)
+    given = set(header.path)
+    own = [entry for entry in sys.path if str(Path(entry).absolute()) not in given]
+    sys.path[:] = [*header.path, *own]
     function, args, kwargs = cloudpickle.loads(payload)
     return Call(function, args, kwargs)

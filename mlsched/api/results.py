@@ -22,6 +22,9 @@ from mlsched.errors import NotFoundError, PermanentError
 
 _KIND = b"mlsched.kind"
 _SHAPE = b"mlsched.shape"
+JSON_BITS_MAX = 10_000
+"""Larger integers are pickled: Python refuses to write more than 4,300 digits."""
+
 JSON_DEPTH_MAX = 200
 """Deeper values are pickled: JSON readers recurse."""
 
@@ -71,10 +74,10 @@ def _read_json(path: Path) -> Any:
 def is_exact_json(value: Any, depth: int = 0) -> bool:
     """Whether JSON gives back this very value: types, order and all."""
     kind = type(value)
-    if value is None or kind in (bool, int, str):
+    if value is None or kind in (bool, str):
         return True
-    if kind is float:
-        return math.isfinite(value)
+    if kind is int or kind is float:
+        return _is_exact_number(value)
     if depth >= JSON_DEPTH_MAX:
         return False
     if kind is list:
@@ -82,6 +85,12 @@ def is_exact_json(value: Any, depth: int = 0) -> bool:
     if kind is dict:
         return all(type(key) is str and is_exact_json(one, depth + 1) for key, one in value.items())
     return False
+
+
+def _is_exact_number(value: int | float) -> bool:
+    if isinstance(value, float):
+        return math.isfinite(value)
+    return value.bit_length() <= JSON_BITS_MAX
 
 
 def _to_arrow(value: Any) -> Any:
@@ -142,6 +151,7 @@ def _tag(table: Any, kind: bytes, more: dict[bytes, bytes] | None = None) -> Any
 def _arrow_bytes(table: Any) -> bytes:
     import pyarrow as pa
 
+    table = table.unify_dictionaries()
     sink = pa.BufferOutputStream()
     with pa.ipc.new_file(sink, table.schema) as writer:
         writer.write_table(table)
@@ -198,12 +208,19 @@ def write_error(directory: Path, rank: int, error: BaseException) -> None:
         "type": f"{type(error).__module__}.{type(error).__qualname__}",
         "text": text,
         "code": getattr(error, "code", "") if isinstance(error, EnvironmentMismatch) else "",
-        "message": str(error),
+        "message": _message_of(error),
     }
     pickled = _pickle_error(error)
     if pickled is not None:
         _write(directory, f"error-{rank}.pickle", pickled)
     _write(directory, f"error-{rank}.json", json.dumps(told).encode())
+
+
+def _message_of(error: BaseException) -> str:
+    try:
+        return str(error)
+    except Exception:  # noqa: BLE001 - the user's own __str__ may do anything
+        return "its message cannot be told: str() of it fails"
 
 
 def _pickle_error(error: BaseException) -> bytes | None:

@@ -30,7 +30,7 @@ def main(argv: list[str]) -> int:
     try:
         value = _run(Path(argv[0]))
         write_result(directory, rank, value)
-    except Exception as error:  # noqa: BLE001 - the edge of the process: whatever the user's code raises
+    except (Exception, asyncio.CancelledError) as error:  # noqa: BLE001 - the user's code may raise anything
         _strip_own_frames(error)
         traceback.print_exception(error)
         write_error(directory, rank, error)
@@ -45,7 +45,7 @@ def _run(blob: Path) -> object:
     return asyncio.run(value) if inspect.iscoroutine(value) else value
 
 
-def _strip_own_frames(error: Exception) -> None:
+def _strip_own_frames(error: BaseException) -> None:
     """Begin the traceback at the user's own frames, where there are any."""
     if isinstance(error, MlschedError):
         return

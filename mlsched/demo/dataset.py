@@ -196,7 +196,9 @@ def _unpack(packed: Path, out: Path) -> Path:
     out.mkdir(parents=True, exist_ok=True)
     path = out / "digits.csv"
     if not path.exists():
-        pa.csv.write_csv(numbered.cast(_all_float(numbered)), path)
+        unfinished = path.with_suffix(".new")
+        pa.csv.write_csv(numbered.cast(_all_float(numbered)), unfinished)
+        unfinished.replace(path)
     return path
 
 

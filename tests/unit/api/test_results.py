@@ -140,6 +140,26 @@ def test_a_link_to_a_pickle_is_not_loaded(tmp_path):
         load_pickle(link)
 
 
+def test_a_table_of_parts_with_dictionaries_of_their_own_comes_back(tmp_path):
+    parts = [pa.table({"x": pa.array(words).dictionary_encode()}) for words in (["a"], ["b"])]
+    write_result(tmp_path, 0, pa.concat_tables(parts))
+    assert read_result(tmp_path).column("x").to_pylist() == ["a", "b"]
+
+
+def test_a_number_of_any_size_comes_back(tmp_path):
+    write_result(tmp_path, 0, [10**5000])
+    assert read_result(tmp_path) == [10**5000]
+
+
+def test_an_exception_that_cannot_tell_its_message_comes_back(tmp_path):
+    class Mute(Exception):
+        def __str__(self):
+            raise ValueError
+
+    write_error(tmp_path, 0, Mute())
+    assert read_error(tmp_path) is not None
+
+
 def test_no_result_is_an_error(tmp_path):
     with pytest.raises(NotFoundError):
         read_result(tmp_path)
