@@ -23,6 +23,9 @@ EXIT_CANCELLED = 103
 REOPEN_S_MAX = 30.0
 """How long a broken stream is opened again and again before it is an error."""
 
+LOOK_S = 0.5
+"""For the service to tell how things are now."""
+
 INTERRUPT_S_MAX = 0.5
 """An interrupt that was given to another thread is noticed after this at the latest."""
 
@@ -84,8 +87,11 @@ class JobWatch(Closing):
         return events
 
     def wait(self, timeout_s: float | None = None) -> bool:
-        """Block until all have reached the state; False when the time is over before."""
-        deadline = None if timeout_s is None else time.monotonic() + timeout_s
+        """Block until all have reached the state; False when the time is over before.
+
+        The time is `LOOK_S` at least: what has happened already is always seen.
+        """
+        deadline = None if timeout_s is None else time.monotonic() + max(timeout_s, LOOK_S)
         while not self.is_over:
             left_s = INTERRUPT_S_MAX if deadline is None else deadline - time.monotonic()
             if left_s <= 0:

@@ -40,8 +40,14 @@ def cancel(  # noqa: PLR0913 - one parameter an option
 
     grace_s = read_seconds(grace, "--grace") if grace else None
     names = list(jobs or [])
+    states = parse_states(state)
+    if names and (label or state or every):
+        raise SpecError(
+            "name jobs, or choose them by --label, --state or --all: not both.",
+            "What would be cancelled is shown by: mlsched ls",
+        )
     if label or state or every:
-        names += _select(session, label or [], parse_states(state))
+        names = _select(session, label or [], states)
         if not names:
             session.tell("no such jobs; nothing was cancelled.")
             return 0
@@ -49,7 +55,9 @@ def cancel(  # noqa: PLR0913 - one parameter an option
             _confirm(session, names)
     if not names:
         raise SpecError("name the jobs to cancel, or choose them by --label, --state or --all.")
-    found = session.client.call("cancel", jobs=list(dict.fromkeys(names)), grace_s=grace_s)["jobs"]
+    found = session.client.call(
+        "cancel", jobs=list(dict.fromkeys(names)), states=states, grace_s=grace_s
+    )["jobs"]
     session.emit(found, lambda: "\n".join(map(_line, found)), [job["name"] for job in found])
     return 0
 
@@ -58,7 +66,7 @@ def _select(session: Session, labels: list[str], states: list[str]) -> list[str]
     from mlsched.errors import SpecError
 
     wanted = dict(one.partition("=")[::2] for one in labels)
-    if not all(wanted):
+    if not all(wanted) or not all("=" in one for one in labels):
         raise SpecError("--label: expected KEY=VALUE.")
     found = session.client.call("list", all=False, limit=None, state=states or None, queue=None)
     return [

@@ -60,7 +60,10 @@ def read_request(
         tree = to_document(document.spec, document.metadata)
         document = load_document(edit_document(tree, changes))
     tree = to_document(document.spec, document.metadata)
-    return Request(document, submit_args(tree, extras["idempotency_key"]), found.named)
+    key = extras["idempotency_key"]
+    if key == "":
+        raise SpecError("--idempotency-key: expected a key, found nothing.")
+    return Request(document, submit_args(tree, key or ""), found.named)
 
 
 def _as_typed(line: Sequence[str], pair: tuple[str, str]) -> tuple[str, str]:
@@ -160,5 +163,7 @@ def preview_text(found: JsonObject) -> str:
         ]
         decision = f"would start now on {'; '.join(places)}"
     else:
-        decision = f"would not start now: {printable(str(reason.get('message') or reason))}"
+        refused = reason.get("code") == "NeverFits"
+        decision = "would be refused" if refused else "would not start now"
+        decision += f": {printable(str(reason.get('message') or reason))}"
     return f"# {decision}\n# nothing was submitted\n{to_yaml(found['document']).rstrip()}"

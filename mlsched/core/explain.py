@@ -10,6 +10,7 @@ from msgspec.structs import replace
 from mlsched.core.cycle import decide, trial
 from mlsched.core.devices import group_by_kind
 from mlsched.core.feasibility import never_fits
+from mlsched.core.gates import dependency_failed, lost_dependency
 from mlsched.core.ledger import Ledger
 from mlsched.core.policies import Policy
 from mlsched.model.jobs import GroupPlacement, Job, JobState
@@ -42,6 +43,9 @@ def preview(job: Job, snapshot: ClusterSnapshot, ledger: Ledger, policy: Policy)
     never = never_fits(need_of(job.spec), job.spec.nodes, ledger.nodes.values())
     if never is not None:
         return Preview(reason=never)
+    lost = lost_dependency(job, snapshot.states)
+    if lost is not None:
+        return Preview(reason=dependency_failed(lost.name))
     plan = trial(job, snapshot, ledger, policy)
     if job.id in plan.placements:
         return Preview(plan.placements[job.id])

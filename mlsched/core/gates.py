@@ -28,6 +28,12 @@ def lost_dependency(job: Job, states: Mapping[str, JobState]) -> ResolvedDepende
     return None
 
 
+def dependency_failed(name: str) -> Reason:
+    """Why a job that waits for this one never runs."""
+    text = f"will never run: {name} did not end as this job needs"
+    return Reason(ReasonCode.DEPENDENCY_FAILED, text, {"dependency": name})
+
+
 def _dependency_gate(job: Job, snapshot: ClusterSnapshot) -> Reason | None:
     waiting = [
         dependency.name

@@ -13,7 +13,7 @@ from msgspec.structs import replace
 
 from mlsched.core import invariants
 from mlsched.core.cycle import decide
-from mlsched.core.gates import lost_dependency
+from mlsched.core.gates import dependency_failed, lost_dependency
 from mlsched.core.ledger import Ledger
 from mlsched.core.lifecycle import (
     Move,
@@ -239,7 +239,7 @@ class Controller:
             for other in self._settle(ended):
                 lost = lost_dependency(other, self._states)
                 if lost is not None:
-                    waiting.append((other, Move.CANCEL, _dependency_failed(lost.name)))
+                    waiting.append((other, Move.CANCEL, dependency_failed(lost.name)))
                 else:
                     self._fresh[other.id] = None
 
@@ -266,7 +266,7 @@ class Controller:
     def _check_dependencies(self, job: Job, now: Instant) -> None:
         lost = lost_dependency(job, self._states)
         if lost is not None:
-            self._finish(job, Move.CANCEL, _dependency_failed(lost.name), now)
+            self._finish(job, Move.CANCEL, dependency_failed(lost.name), now)
 
     def _release(self, job_id: str) -> None:
         if self.ledger.release(job_id):
@@ -349,8 +349,3 @@ class Controller:
 
 def _waits(job: Job) -> bool:
     return not job.state.is_placed and not job.state.is_ended
-
-
-def _dependency_failed(name: str) -> Reason:
-    text = f"will never run: {name} did not end as this job needs"
-    return Reason(ReasonCode.DEPENDENCY_FAILED, text, {"dependency": name})

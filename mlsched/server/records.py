@@ -95,7 +95,7 @@ class Records:
                 continue
             elements = await self.find(job.array.array_id) if job.array is not None else []
             row = self._array_view(elements) if elements else None
-            if states and (row["state"] if row else job.state) not in states:
+            if states and not states & {one.state for one in elements or [job]}:
                 continue
             total += 1
             if limit is None or len(rows) < limit:

@@ -28,7 +28,14 @@ from mlsched.server.inventories import Inventories
 from mlsched.server.records import Records
 from mlsched.server.schedules import Schedules
 from mlsched.server.submissions import Request, build, refuse_what_never_fits
-from mlsched.server.views import JsonObject, placement_view, reason_view, rfc3339, usage_view
+from mlsched.server.views import (
+    JsonObject,
+    placement_view,
+    reason_view,
+    representative,
+    rfc3339,
+    usage_view,
+)
 from mlsched.specs.documents import to_document
 from mlsched.specs.edits import edit_document
 from mlsched.units import format_bytes
@@ -90,20 +97,19 @@ class Service:
 
     async def submit(self, args: Args) -> JsonObject:
         """Accept a job or an array; answers once it is durable."""
-        request = Request(args)
+        return await self._accepted_view(await self._submit(Request(args)))
+
+    async def _submit(self, request: Request, run: tuple[str, str, int] | None = None) -> Accepted:
         self._check_room()
         refuse_what_never_fits(request.spec, self._driver.controller.ledger)
         submission = await build(request, self.records.find, self._driver.now().wall_ms)
-        accepted = await self._accept(submission)
-        return await self._accepted_view(accepted)
+        return await self._accept(replace(submission, run=run))
 
     async def submit_run(
         self, document: JsonObject, key: str, run: tuple[str, str, int]
     ) -> str | None:
         """Submit a schedule's job for one tick; its name, or None when that was done before."""
-        request = Request({"document": document, "idempotency_key": key})
-        submission = await build(request, self.records.find, self._driver.now().wall_ms)
-        accepted = await self._accept(replace(submission, run=run))
+        accepted = await self._submit(Request({"document": document, "idempotency_key": key}), run)
         if not accepted.created:
             return None
         view = await self._accepted_view(accepted)
@@ -177,7 +183,7 @@ class Service:
         """The one reason, its evidence, and what would start the job now."""
         text = str(args.get("job", ""))
         found = await self.records.get(text)
-        job = next((j for j in found if not j.state.is_ended), found[0])
+        job = next((j for j in found if not j.state.is_ended), representative(found))
         controller = self._driver.controller
         snapshot = controller.snapshot(self._driver.now())
         told = explain(job, snapshot, controller.ledger, controller.policy)
@@ -195,7 +201,9 @@ class Service:
         grace_s = args.get("grace_s")
         if grace_s is not None and (not isinstance(grace_s, int) or not 0 <= grace_s <= 86_400):
             raise SpecError("grace: expected seconds between 0 and 86400.")
+        states = _states(args.get("states") or ())
         found = await self.records.get_all(texts)
+        found = [job for job in found if not states or job.state in states]
         self._driver.post(*(CancelRequested(job.id, grace_s) for job in found))
         views = {}
         for text in texts:

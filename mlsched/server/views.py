@@ -80,7 +80,7 @@ def array_view(
     if first.array is None:
         raise AssertionError(f"{first.name} is no element of an array")
     state = next(state for state in _STATE_ORDER if counts.get(state))
-    shown = next((job for job in elements if job.state is state), first)
+    shown = representative(elements)
     codes = [job.exit_code for job in elements if job.exit_code is not None]
     ended = all(JobState(name).is_ended for name, count in counts.items() if count)
     view = job_view(shown, reasons.get(shown.id)) | output_view(None)
@@ -96,6 +96,15 @@ def array_view(
         "array": {"size": first.array.size, "states": dict(counts)},
         "array_index": None,
     }
+
+
+def representative(elements: Sequence[Job]) -> Job:
+    """The element whose state and reason stand for those of the whole array."""
+
+    def rank(job: Job) -> tuple[int, int]:
+        return _STATE_ORDER.index(job.state), -(job.exit_code or 0)
+
+    return min(elements, key=rank)
 
 
 def _first(times: Iterable[int | None]) -> int | None:

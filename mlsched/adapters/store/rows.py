@@ -95,10 +95,14 @@ def _by_key(connection: apsw.Connection, key: str) -> list[Job]:
     return _jobs(connection, "WHERE idempotency_key = ?", (key,))
 
 
+_BASE_CHARACTERS_MAX = 63 - len("-9999999")
+"""A name with its number must be one that can be submitted again."""
+
+
 def _free_name(connection: apsw.Connection, name: str, base: str) -> str:
     if name and not _is_taken(connection, name):
         return name
-    base = name or base
+    base = (name or base)[:_BASE_CHARACTERS_MAX].rstrip("-.")
     row = connection.execute("SELECT value FROM counters WHERE base = ?", (base,)).fetchone()
     value = int(row[0]) if row else (1 if name else 0)
     while True:

@@ -204,6 +204,60 @@ def test_cancel_by_label_and_state(home):
     assert home.run("cancel").returncode == 2
 
 
+def test_of_an_array_only_the_elements_in_a_state_are_cancelled(home):
+    name = home.submit("-a", "0-5%2", "--cpus", "0.1", "--", "sleep", "60")
+    home.run("wait", f"{name}[0]", f"{name}[1]", "--for", "running", "--timeout", "20s")
+    assert name in home.run("ls", "--state", "PENDING", "-o", "name").stdout.decode().split()
+    assert home.run("cancel", "--state", "PENDING", "--yes", name).returncode == 2
+    assert home.run("cancel", "--state", "PENDING", "--yes").returncode == 0
+    assert [home.state(f"{name}[{n}]") for n in (0, 1, 2, 5)] == ["RUNNING"] * 2 + ["CANCELLED"] * 2
+    home.run("cancel", name, "--grace", "0")
+    home.run("wait", name)
+
+
+def test_the_reason_of_an_array_belongs_to_its_exit_code(home):
+    name = home.submit("-a", "0-3", "--", "sh", "-c", "exit $MLSCHED_ARRAY_INDEX")
+    assert home.run("wait", name).returncode == 3
+    shown = home.json("show", name)
+    assert (shown["state"], shown["exit_code"]) == ("FAILED", 3)
+    assert shown["reason"]["message"] == "ended with exit code 3"
+    told = home.json("why", name)
+    assert (
+        told["reason"]["message"] == told["job"]["reason"]["message"] == shown["reason"]["message"]
+    )
+
+
+def test_wait_looks_before_its_time_is_over(home, ended):
+    assert (
+        home.run("wait", ended, "--timeout", "0").returncode
+        == home.json("show", ended)["exit_code"]
+    )
+    assert home.run("wait", "nobody", "--timeout", "0").returncode == 102
+
+
+def test_a_dry_run_tells_of_a_dependency_that_is_lost(home):
+    failed = home.submit("--", "false")
+    home.run("wait", failed)
+    told = home.json("submit", "--dry-run", "--after", f"{failed}:ok", "--", "true")
+    assert (told["starts_now"], told["reason"]["code"]) == (False, "DependencyFailed")
+
+
+def test_doctor_reads_the_defaults_too(fresh_home):
+    fresh_home.configure('[defaults]\nquue = "batch"\n')
+    checks = {
+        check["name"]: check for check in json.loads(fresh_home.run("doctor", "-o", "json").stdout)
+    }
+    assert checks["settings"]["state"] == "fail"
+    assert "quue" in checks["settings"]["found"]
+
+
+def test_a_second_job_of_a_long_name_can_be_submitted_again(home):
+    names = [home.submit("--name", "n" * 63, "--", "true") for _ in range(2)]
+    assert len(names[1]) <= 63
+    home.run("wait", *names)
+    assert home.run("retry", names[1]).returncode == 0
+
+
 def test_retry_with_a_change(home, ended):
     script = "exit 0"
     again = home.run("retry", ended, "--set", f'command=["sh", "-c", "{script}"]')

@@ -12,7 +12,7 @@ from mlsched.cli.requests import parse_changes, preview_text, read_env_file, rea
 from mlsched.cli.session import Session
 from mlsched.errors import SpecError
 
-NO_EXTRAS = {"env_file": None, "set_fields": None, "idempotency_key": "", "dry_run": False}
+NO_EXTRAS = {"env_file": None, "set_fields": None, "idempotency_key": None, "dry_run": False}
 YAML = """\
 apiVersion: mlsched.io/v1alpha1
 kind: MLJob
@@ -171,11 +171,13 @@ def test_a_preview_tells_the_decision_first():
     found = {
         "document": {"kind": "MLJob", "spec": {"command": ["x"]}},
         "starts_now": False,
-        "reason": {"code": "NeverFits", "message": "it needs 8 GPUs of 0"},
+        "reason": {"code": "WaitingForCapacity", "message": "it needs 8 GPUs of 0"},
         "placement": [],
     }
     lines = preview_text(found).splitlines()
     assert lines[0] == "# would not start now: it needs 8 GPUs of 0"
+    found["reason"]["code"] = "NeverFits"
+    assert preview_text(found).startswith("# would be refused: it needs 8 GPUs of 0")
     assert lines[1] == "# nothing was submitted"
     placed = {**found, "starts_now": True, "reason": None, "placement": [
         {"node": "box", "gpus": ["GPU-1"], "cpus": 1, "memory_bytes": 0}]}  # fmt: skip
