@@ -63,7 +63,10 @@ def format_bytes(size_bytes: int) -> str:
     raise AssertionError("unreachable")
 
 
-def parse_span_s(text: str | int, *, what: str = "time") -> int:
+_SPAN_HINT = "A bare number is minutes, as in Slurm."
+
+
+def parse_span_s(text: str | int, *, what: str = "time", hint: str = _SPAN_HINT) -> int:
     """Seconds from ``90s``, ``2h``, ``1h30m``, ``1-00:00:00``, ``HH:MM:SS`` or a number.
 
     Slurm's grammar is kept for what Slurm users type: a bare number is minutes, ``MM:SS``,
@@ -73,14 +76,14 @@ def parse_span_s(text: str | int, *, what: str = "time") -> int:
         SpecError: not a time, zero, or beyond a hundred years.
     """
     if isinstance(text, bool) or not isinstance(text, (str, int)):
-        raise _bad_span(text, what)
-    span_s = text if isinstance(text, int) else _span_text_s(text.strip(), what)
+        raise _bad_span(text, what, hint)
+    span_s = text if isinstance(text, int) else _span_text_s(text.strip(), what, hint)
     if not 0 < span_s <= SPAN_S_MAX:
-        raise _bad_span(text, what)
+        raise _bad_span(text, what, hint)
     return span_s
 
 
-def _span_text_s(text: str, what: str) -> int:
+def _span_text_s(text: str, what: str, hint: str) -> int:
     if text.isdecimal() and len(text) < 12:
         return int(text) * 60
     parts = list(_SPAN.finditer(text))
@@ -89,7 +92,7 @@ def _span_text_s(text: str, what: str) -> int:
         return max(1, int(total_ms / 1000)) if total_ms > 0 else 0
     slurm = re.fullmatch(r"(?:(\d{1,6})-)?(\d{1,8})(?::(\d{1,8}))?(?::(\d{1,8}))?", text)
     if slurm is None:
-        raise _bad_span(text, what)
+        raise _bad_span(text, what, hint)
     days, first, second, third = (
         int(part) if part is not None else None for part in slurm.groups()
     )
@@ -101,10 +104,10 @@ def _span_text_s(text: str, what: str) -> int:
     return first * 60 + (second or 0)
 
 
-def _bad_span(found: object, what: str) -> SpecError:
+def _bad_span(found: object, what: str, hint: str) -> SpecError:
     return SpecError(
         f"{what}: expected a time such as 90s, 2h, 1h30m or 1-00:00:00, found {str(found)[:60]!r}.",
-        "A bare number is minutes, as in Slurm.",
+        hint,
     )
 
 

@@ -16,6 +16,7 @@ from typing import Any
 from msgspec import Struct
 
 from mlsched.api.client import Client
+from mlsched.api.layering import default_flags
 from mlsched.config import load_settings
 from mlsched.errors import MlschedError
 from mlsched.units import format_bytes
@@ -64,7 +65,7 @@ def _python(client: Client) -> Check:
 
 def _settings(client: Client) -> Check:
     path = client.paths.config_file
-    load_settings(path)
+    default_flags(load_settings(path).defaults)
     return Check("settings", "ok", str(path) if path.exists() else f"{path} (none: defaults)")
 
 

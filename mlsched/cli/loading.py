@@ -63,12 +63,12 @@ _EXTRAS: dict[str, tuple[Any, Any]] = {
     ),
     "idempotency_key": (
         Annotated[
-            str,
+            str | None,
             typer.Option(
                 "--idempotency-key", metavar="KEY", help="Twice the same key gives one job."
             ),
         ],
-        "",
+        None,
     ),
     "dry_run": (
         Annotated[

@@ -68,7 +68,7 @@ def ls(
         session.tell(f"no jobs{more}.")
     hidden = found["total"] - len(jobs)
     if hidden > 0 and not session.is_data:
-        session.tell(f"{hidden} more; 'mlsched ls --limit 0' shows all.")
+        session.tell(f"{hidden} more; with --limit 0 all are shown.")
     return 0
 
 

@@ -89,7 +89,7 @@ def read_seconds(text: str, where: str) -> int:
         return 0
     if text.strip().isdecimal():
         raise fault(where, "a time with a unit such as 30s or 2m", text)
-    return parse_span_s(text, what=where)
+    return parse_span_s(text, what=where, hint="A bare number could be seconds or minutes.")
 
 
 def read_count(text: str, where: str) -> int:
@@ -307,6 +307,12 @@ def find_flag(name: str) -> Flag:
     return flag
 
 
+def _with_value(name: str, environment: Mapping[str, str]) -> str:
+    if name not in environment:
+        raise fault("--env", "NAME=VALUE, or the name of a variable that is set here", name)
+    return f"{name}={environment[name]}"
+
+
 def apply_flags(spec: JobSpec, pairs: Pairs, environment: Mapping[str, str] = {}) -> JobSpec:
     """The spec with each flag applied in order; the result is not validated as a whole.
 
@@ -322,8 +328,8 @@ def apply_flags(spec: JobSpec, pairs: Pairs, environment: Mapping[str, str] = {}
         flag = find_flag(name)
         if flag.field == NAME_FIELD:
             raise fault("flags", "a flag of the spec", name)
-        if flag.field == "env" and text in environment:
-            text = f"{text}={environment[text]}"  # noqa: PLW2901
+        if flag.field == "env" and "=" not in text:
+            text = _with_value(text, environment)  # noqa: PLW2901
         spec = replace(spec, **flag.change(spec, text, name))
     return spec
 

@@ -156,7 +156,7 @@ def validate_spec(spec: JobSpec) -> None:
         value = getattr(spec, attribute)
         if not least <= value <= greatest:
             scale = MILLI if attribute.startswith("milli_") else 1
-            expected = f"a number from {least / scale:g} to {greatest // scale}"
+            expected = f"a number from {least / scale:.12g} to {greatest // scale}"
             raise fault(f"spec.{document_name(attribute)}", expected, value // scale)
     _check_program(spec)
     check_environment(spec.env)

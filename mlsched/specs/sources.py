@@ -189,7 +189,7 @@ def _with_directives(
         document, keys = _apply_table(document, table)
         named |= keys
     pairs = list(_directive_pairs(text))
-    document = apply_flags_to_document(document, pairs)
+    document = apply_flags_to_document(document, pairs, os.environ)
     named |= {find_flag(name).field for name, _ in pairs}
     return Submission(document, tuple(warnings), named)
 

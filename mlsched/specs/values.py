@@ -166,7 +166,7 @@ def read_span(found: object, where: str) -> int:
     if not isinstance(found, str) or found.strip().isdecimal():
         hint = "Write 90s or 90m; timeLimitSeconds takes a number of seconds."
         raise fault(where, "a time with a unit such as 90s, 2h or 1-00:00:00", found, hint)
-    return parse_span_s(found, what=where)
+    return parse_span_s(found, what=where, hint="timeLimitSeconds takes a number of seconds.")
 
 
 def read_priority(found: object, where: str) -> int:
