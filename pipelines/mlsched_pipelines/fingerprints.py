@@ -3,13 +3,16 @@
 Pickled bytes do not serve: a function of an importable module is pickled by its name, so that a
 corrected function would look like the old one. Here a function is its bytecode and constants, its
 defaults, the values that it closes over and the globals that it names, functions among them again.
-Modules count by name and version. Line numbers and comments do not count; another Python version
-does, since its bytecode differs: then the run is made again, which is safe.
+Classes of the user count with all that they and their bases say, objects by class and state.
+Modules count by name and version, whatever of them is used. Line numbers and comments do not
+count; another Python version does, since its bytecode differs: then the run is made again.
 """
 
 from __future__ import annotations
 
 import functools
+import sys
+import sysconfig
 import types
 from collections.abc import Callable
 from hashlib import blake2b
@@ -21,6 +24,10 @@ import numpy as np
 from mlsched.errors import PipelineError
 
 _PLAIN = (str, bytes, int, float, complex, bool, type(None), type(...))
+
+
+_CONTAINERS = (tuple, list, set, frozenset, dict)
+_INSTALLED = (sysconfig.get_path("stdlib"), "/site-packages/", "/dist-packages/")
 
 
 def fingerprint(function: Callable[..., Any]) -> str:
@@ -86,14 +93,12 @@ def _other_bytes(value: Any, above: frozenset[int]) -> bytes:
     """Classes by their methods, objects by class and state; anything else by its pickled bytes."""
     name = getattr(value, "__qualname__", None)
     if isinstance(value, type):
-        own = {k: v for k, v in vars(value).items() if isinstance(v, (types.FunctionType, *_PLAIN))}
-        own = {
-            k: v for k, v in own.items() if k not in {"__module__", "__doc__", "__firstlineno__"}
-        }
-        return f"class {value.__module__}.{name}".encode() + _bytes_of(own, above)
+        bases = [base for base in value.__bases__ if _is_own(base)]
+        parts = (_members(value), bases)
+        return f"class {value.__module__}.{name}".encode() + _bytes_of(parts, above)
     if isinstance(value, types.BuiltinFunctionType):
         return f"builtin {value.__module__}.{name}".encode()
-    if callable(value) and hasattr(value, "__dict__") and vars(value):
+    if (callable(value) or _is_own(type(value))) and hasattr(value, "__dict__"):
         return b"object" + _bytes_of((type(value), vars(value)), above)
     try:
         pickled: bytes = cloudpickle.dumps(value)
@@ -103,6 +108,31 @@ def _other_bytes(value: Any, above: frozenset[int]) -> bytes:
             "Make it inside the function, or name what it does: map_batches(identity=...).",
         ) from error
     return pickled
+
+
+def _members(kind: type) -> dict[str, Any]:
+    """What a class itself says: its functions, however they are bound, and its plain values."""
+    found: dict[str, Any] = {}
+    for name, member in vars(kind).items():
+        if isinstance(member, (staticmethod, classmethod)):
+            found[name] = member.__func__
+        elif isinstance(member, property):
+            found[name] = (member.fget, member.fset, member.fdel)
+        elif isinstance(member, functools.cached_property):
+            found[name] = member.func
+        elif isinstance(member, types.FunctionType) or (
+            not name.startswith("__") and isinstance(member, (*_PLAIN, *_CONTAINERS))
+        ):
+            found[name] = member
+    return found
+
+
+def _is_own(kind: type) -> bool:
+    """Whether a class is the user's, and not of an installed package or of Python."""
+    file = getattr(sys.modules.get(kind.__module__), "__file__", None)
+    if kind.__module__ == "__main__":
+        return True
+    return file is not None and not any(place in file for place in _INSTALLED)
 
 
 def _array_bytes(value: np.ndarray[Any, Any], above: frozenset[int]) -> bytes:
@@ -127,7 +157,7 @@ _ENCODERS: tuple[tuple[Any, Callable[[Any, frozenset[int]], bytes]], ...] = (
     (types.FunctionType, _function_bytes),
     (types.CodeType, _code_bytes),
     (types.ModuleType, _module_bytes),
-    ((tuple, list, set, frozenset, dict), _container_bytes),
+    (_CONTAINERS, _container_bytes),
     (functools.partial, _partial_bytes),
     (types.MethodType, _method_bytes),
     (np.ndarray, _array_bytes),

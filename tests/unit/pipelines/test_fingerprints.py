@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import functools
+import subprocess
+import sys
 import types
 from collections.abc import Callable
 from typing import Any
@@ -89,3 +91,50 @@ def test_what_cannot_be_pickled_is_said_with_a_way_out() -> None:
     with pytest.raises(PipelineError, match="generator") as caught:
         fingerprint(lambda: generator)
     assert "identity=" in caught.value.hint
+
+
+def _make(constant: int, words: tuple[str, ...], base: int) -> Any:
+    class Base:
+        def shift(self, value: int) -> int:
+            return value + base
+
+    class Fix(Base):
+        known = words
+
+        @staticmethod
+        def go(value: int) -> int:
+            return value * constant
+
+        @property
+        def scale(self) -> int:
+            return constant
+
+    return Fix
+
+
+def test_a_class_counts_by_all_that_it_and_its_bases_say() -> None:
+    def use(kind: Any) -> str:
+        return fingerprint(lambda value: kind.go(value) + 1)
+
+    first = use(_make(1, ("a",), 1))
+    assert use(_make(1, ("a",), 1)) == first
+    others = {use(_make(2, ("a",), 1)), use(_make(1, ("b",), 1)), use(_make(1, ("a",), 2))}
+    assert len(others | {first}) == 4
+
+
+SCRIPT = """
+from mlsched_pipelines.fingerprints import fingerprint
+class Scaler:
+    def __init__(self, by): self.by = by
+    def apply(self, value): return value * self.by
+scaler = Scaler({by})
+print(fingerprint(lambda value: scaler.apply(value)))
+"""
+
+
+def test_an_object_of_a_script_has_the_same_fingerprint_in_every_process() -> None:
+    def run(by: int) -> str:
+        command = [sys.executable, "-c", SCRIPT.format(by=by)]
+        return subprocess.run(command, check=True, capture_output=True, text=True).stdout
+
+    assert run(2) == run(2) != run(3)
