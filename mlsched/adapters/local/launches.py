@@ -15,13 +15,13 @@ from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
-from mlsched.adapters.local.environments import (
-    MASTER_ADDR,
+from mlsched.config import LogSettings
+from mlsched.core.environments import (
+    LOOPBACK,
     LaunchContext,
     build_environment,
     plan_processes,
 )
-from mlsched.config import LogSettings
 from mlsched.errors import SpecError
 from mlsched.model.jobs import Job
 from mlsched.model.specs import StopSignal
@@ -136,7 +136,7 @@ def choose_port(job_id: str, taken: Collection[int]) -> int:
 def _is_free(port: int) -> bool:
     with socket.socket() as probe:
         try:
-            probe.bind((MASTER_ADDR, port))
+            probe.bind((LOOPBACK, port))
         except OSError:
             return False
     return True

@@ -22,7 +22,6 @@ import msgspec
 
 from mlsched.adapters.local.attempts import AttemptDirectory, Started
 from mlsched.adapters.local.conclusions import Stuck, conclude
-from mlsched.adapters.local.environments import LaunchContext
 from mlsched.adapters.local.launches import build_launch, choose_port
 from mlsched.adapters.local.processes import (
     ProcessIdentity,
@@ -32,6 +31,7 @@ from mlsched.adapters.local.processes import (
 )
 from mlsched.adapters.local.supervisors import spawn_supervisor
 from mlsched.config import Settings
+from mlsched.core.environments import LaunchContext
 from mlsched.errors import SpecError, StoreFullError, TemporaryError
 from mlsched.model.events import AttemptEnded, AttemptStarted, AttemptStuck, Event
 from mlsched.model.jobs import EndCause, Job, Outcome

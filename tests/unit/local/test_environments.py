@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from mlsched.adapters.local.environments import (
+from mlsched.core.environments import (
     LaunchContext,
     build_environment,
     clean_environment,

@@ -7,7 +7,7 @@ import socket
 
 import pytest
 
-from mlsched.adapters.local.environments import LaunchContext
+from mlsched.core.environments import LaunchContext
 from mlsched.adapters.local.launches import (
     PORT_MAX,
     PORT_MIN,

@@ -9,14 +9,13 @@ guide for ``CUDA_VISIBLE_DEVICES``.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from pathlib import PurePath
 
 from msgspec import Struct
 
 from mlsched.model.jobs import GroupPlacement, Job
 from mlsched.model.resources import tasks_per_group, world_size
 
-MASTER_ADDR = "127.0.0.1"
+LOOPBACK = "127.0.0.1"
 
 OWN_NAMES = frozenset(
     {
@@ -57,13 +56,19 @@ class LaunchContext(Struct, frozen=True):
     master_port: int
     now_s: int
     """Wall clock, seconds since 1970: only for the end time that the job is told."""
+    master_addr: str = LOOPBACK
+    """Where the ranks meet: the node of group 0."""
+    node_addresses: tuple[str, ...] = ()
+    """Names or addresses of the node groups; empty where all share one machine."""
+    chooses_devices: bool = True
+    """False where something else tells each process its devices: a device plugin."""
 
 
 def is_torchrun(command: Sequence[str]) -> bool:
     """Whether a command is torchrun, which starts the processes of a node group by itself."""
     if not command:
         return False
-    name = PurePath(command[0]).name
+    name = command[0].rpartition("/")[2]
     if name == "torchrun":
         return True
     if not name.startswith("python"):
@@ -99,8 +104,9 @@ def build_environment(
     """The whole environment of one process of ``size`` processes."""
     env = clean_environment(job.spec.env)
     devices = _devices(job, process)
-    env["CUDA_VISIBLE_DEVICES"] = ",".join(devices)
     env["CUDA_DEVICE_ORDER"] = "PCI_BUS_ID"
+    if context.chooses_devices:
+        env["CUDA_VISIBLE_DEVICES"] = ",".join(devices)
     env |= _own_variables(job, process, context, len(devices))
     if is_torchrun(job.spec.command) and not job.spec.script:
         env |= _torchrun_variables(job, process, context, len(devices))
@@ -141,7 +147,7 @@ def _own_variables(
         "ATTEMPT": str(job.attempt),
         "NODE_RANK": str(process.group),
         "NUM_NODES": str(spec.nodes),
-        "NODE_IPS": "\n".join([MASTER_ADDR] * spec.nodes),
+        "NODE_IPS": "\n".join(context.node_addresses or [LOOPBACK] * spec.nodes),
         "GPUS_PER_NODE": str(device_count),
         "CHECKPOINT_DIR": context.checkpoint_dir,
         "GRACE_SECONDS": str(spec.grace_seconds),
@@ -167,7 +173,7 @@ def _rank_variables(process: Process, context: LaunchContext, size: int) -> dict
         "NODE_RANK": str(process.group),
         "ROLE_RANK": str(process.rank),
         "ROLE_WORLD_SIZE": str(size),
-        "MASTER_ADDR": MASTER_ADDR,
+        "MASTER_ADDR": context.master_addr,
         "MASTER_PORT": str(context.master_port),
     }
 
@@ -181,7 +187,7 @@ def _torchrun_variables(
         "PET_NNODES": "1" if job.spec.launch == "once" else str(job.spec.nodes),
         "PET_NPROC_PER_NODE": str(per_group if per_group > 1 else max(1, device_count)),
         "PET_NODE_RANK": str(process.group),
-        "PET_MASTER_ADDR": MASTER_ADDR,
+        "PET_MASTER_ADDR": context.master_addr,
         "PET_MASTER_PORT": str(context.master_port),
         "PET_RDZV_ID": f"{job.id}-{job.attempt}",
     }
