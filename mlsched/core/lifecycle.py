@@ -68,6 +68,10 @@ _RETRIED = frozenset(
         EndCause.CANNOT_START,
         EndCause.SUPERVISOR_LOST,
         EndCause.NODE_REBOOTED,
+        EndCause.NODE_LOST,
+        EndCause.EVICTED,
+        EndCause.DELETED,
+        EndCause.IMAGE_UNAVAILABLE,
         EndCause.STOPPED,
     }
 )
@@ -78,7 +82,16 @@ REQUEUES_MAX = 5
 
 _PIDS_SHOWN = 5
 
-_LOST = frozenset({EndCause.SUPERVISOR_LOST, EndCause.NODE_REBOOTED, EndCause.STOPPED})
+_LOST = frozenset(
+    {
+        EndCause.SUPERVISOR_LOST,
+        EndCause.NODE_REBOOTED,
+        EndCause.NODE_LOST,
+        EndCause.EVICTED,
+        EndCause.DELETED,
+        EndCause.STOPPED,
+    }
+)
 """Not the job's doing. STOPPED, where nobody cancelled: the system shuts down, or logs out."""
 
 _CODES = {
@@ -92,6 +105,10 @@ _CODES = {
     EndCause.CANNOT_START: ReasonCode.CANNOT_START,
     EndCause.SUPERVISOR_LOST: ReasonCode.SUPERVISOR_LOST,
     EndCause.NODE_REBOOTED: ReasonCode.NODE_REBOOTED,
+    EndCause.NODE_LOST: ReasonCode.NODE_LOST,
+    EndCause.EVICTED: ReasonCode.EVICTED,
+    EndCause.DELETED: ReasonCode.POD_DELETED,
+    EndCause.IMAGE_UNAVAILABLE: ReasonCode.IMAGE_UNAVAILABLE,
     EndCause.REVOKED: ReasonCode.PENDING_EVALUATION,
 }
 
@@ -179,11 +196,13 @@ def _reason_of(outcome: Outcome) -> Reason:
     return Reason(code, message or str(outcome.cause).replace("_", " "), evidence)
 
 
-def cannot_be_killed(pids: Sequence[int]) -> Reason:
+def cannot_be_killed(pids: Sequence[int], message: str = "") -> Reason:
     """Why a job that was killed has not ended. Source: fault F24 of the reliability catalogue."""
     some = ", ".join(map(str, pids[:_PIDS_SHOWN])) + (", ..." if pids[_PIDS_SHOWN:] else "")
     text = f"was killed, but processes {some} do not end: it keeps what it holds until they do"
-    if len(pids) == 1:
+    if message:
+        text = message
+    elif len(pids) == 1:
         text = f"was killed, but process {some} does not end: it keeps what it holds until it does"
     return Reason(ReasonCode.CANNOT_BE_KILLED, text, {"processes": [str(pid) for pid in pids]})
 

@@ -69,6 +69,8 @@ class AttemptStuck(Struct, frozen=True):
     job_id: str
     attempt: int
     pids: tuple[int, ...]
+    message: str = ""
+    """What does not end, where it is not processes of this machine."""
 
 
 class AttemptEnded(Struct, frozen=True):

@@ -85,6 +85,13 @@ class EndCause(StrEnum):
     CANNOT_START = "cannot_start"
     SUPERVISOR_LOST = "supervisor_lost"
     NODE_REBOOTED = "node_rebooted"
+    NODE_LOST = "node_lost"
+    """The node was removed, or declared out of service, with the attempt on it."""
+    EVICTED = "evicted"
+    """The node or the cluster ended a pod: pressure, a drain, a shutdown."""
+    DELETED = "deleted"
+    """Somebody else deleted a pod."""
+    IMAGE_UNAVAILABLE = "image_unavailable"
     REVOKED = "revoked"
     """Never started: the launch was taken back before the supervisor claimed it."""
 

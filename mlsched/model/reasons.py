@@ -42,6 +42,10 @@ class ReasonCode(StrEnum):
     RANK_FAILED = "RankFailed"
     SUPERVISOR_LOST = "SupervisorLost"
     NODE_REBOOTED = "NodeRebooted"
+    NODE_LOST = "NodeLost"
+    EVICTED = "Evicted"
+    POD_DELETED = "PodDeleted"
+    IMAGE_UNAVAILABLE = "ImageUnavailable"
     CANCELLED = "CancelledByUser"
     PREEMPTED = "Preempted"
 

@@ -197,7 +197,7 @@ class Controller:
         """Nothing is released: a device with a living process on it is not free."""
         job = self._current(event.job_id, event.attempt)
         if job is not None:
-            self._put(replace(job, reason=cannot_be_killed(event.pids)))
+            self._put(replace(job, reason=cannot_be_killed(event.pids, event.message)))
 
     def _ended(self, event: AttemptEnded, now: Instant) -> None:
         job = self._current(event.job_id, event.attempt)

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import itertools
 import time
 from collections.abc import Callable, Generator, Iterable
 
@@ -39,6 +40,8 @@ class Driver:
     """Runs one controller against one store and one actuator.
 
     Args:
+        batch_max: Records that are saved at once before what they allow is done: all that wait,
+            where one transaction takes them; few, where each is a request of its own.
         on_problem: Called with one line when something had to be put off, for the service log.
     """
 
@@ -49,6 +52,7 @@ class Driver:
         actuator: Actuator,
         *,
         clock: Clock | None = None,
+        batch_max: int = 1 << 30,
         on_problem: Callable[[str], None] = lambda line: None,
     ) -> None:
         self.controller = controller
@@ -56,6 +60,7 @@ class Driver:
         self._store = store
         self._actuator = actuator
         self._clock = clock or SystemClock()
+        self._batch_max = batch_max
         self._on_problem = on_problem
         self._unsaved: dict[str, Job] = {}
         self._actions: list[Command] = []
@@ -139,8 +144,10 @@ class Driver:
         while True:
             await self._work.wait()
             self._work.clear()
-            batch = list(self._unsaved.values())
-            actions, self._actions = self._actions, []
+            batch = list(itertools.islice(self._unsaved.values(), self._batch_max))
+            actions = self._take_actions({job.id for job in batch})
+            if len(batch) < len(self._unsaved):
+                self._work.set()
             await self._save(batch)
             for job in batch:
                 if self._unsaved.get(job.id) is job:
@@ -149,6 +156,16 @@ class Driver:
                     queue.put_nowait(job)
             for action in actions:
                 self._act(action)
+
+    def _take_actions(self, saved: set[str]) -> list[Command]:
+        """Actions whose records will be durable; those of records that still wait stay."""
+        if len(saved) == len(self._unsaved):
+            ready, self._actions = self._actions, []
+            return ready
+        waiting = self._unsaved.keys() - saved
+        ready = [action for action in self._actions if job_id_of(action) not in waiting]
+        self._actions = [action for action in self._actions if job_id_of(action) in waiting]
+        return ready
 
     async def _save(self, batch: list[Job]) -> None:
         while batch:
@@ -185,6 +202,11 @@ class Driver:
         except Exception as error:  # noqa: BLE001 - an adapter's bug must not end the driver
             self._on_problem(f"launching {job.name} failed, looking for it: {error!r}")
             await self._actuator.adopt(job)
+
+
+def job_id_of(command: Command) -> str:
+    """The job that a command is about."""
+    return command.job_id if isinstance(command, StopAttempt) else command.job.id
 
 
 def _known_for(job: Job, ended: dict[str, JobState]) -> dict[str, JobState]:

@@ -1,20 +1,13 @@
-"""The status of an MLJob as Kubernetes keeps it: a job's record, and back.
+"""The status of an MLJob as Kubernetes keeps it: the types that `records` fills and reads.
 
-What a controller needs to go on after a restart stands in it, so that nothing else is kept. Pure:
-the adapter reads and writes the objects. Times that people read are RFC 3339 with milliseconds.
+Times are RFC 3339 with milliseconds.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
-from datetime import UTC, datetime
-
 from msgspec import Struct
-from msgspec.structs import replace
 
-from mlsched.model.jobs import Attempt, EndCause, GroupPlacement, Job, JobState, Outcome
-from mlsched.model.reasons import Reason, ReasonCode
-from mlsched.model.resources import need_of
+from mlsched.model.jobs import JobState
 
 ATTEMPTS_KEPT_MAX = 20
 """Attempts in one status: an object in etcd has 1.5 MiB at most, and all in it is written again."""

@@ -1,0 +1,228 @@
+"""One connection pool to one API server: requests, errors as values of their own, and watches.
+
+HTTP/1.1 with keep-alive on aiohttp; every answer is bytes that the caller decodes into the type it
+wants. Writes are three fenced verbs only: create by name, update by resource version, delete by
+uid. Nothing is retried here: only the caller knows whether doing it again is safe.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator, Callable, Mapping
+from typing import Any
+
+import aiohttp
+import msgspec
+
+from mlsched.adapters.kubernetes.configs import Access
+from mlsched.errors import TemporaryError
+
+IN_FLIGHT_MAX = 64
+"""Requests at once, watches aside. Source: 16 to 64 fill an API server on two cores (measured)."""
+
+ANSWER_S_MAX = 30.0
+"""For one answer: an API server gives up on its own after 60 s, and most answers take 10 ms."""
+
+Params = Mapping[str, str | int]
+
+
+class Status(msgspec.Struct, rename="camel"):
+    """An error as the API server tells it."""
+
+    message: str = ""
+    reason: str = ""
+    code: int = 0
+    details: dict[str, Any] | None = None
+
+
+class ApiError(Exception):
+    """The API server refused a request.
+
+    Attributes:
+        code: HTTP status.
+        reason: The API server's word, such as ``AlreadyExists``.
+        message: Its sentence.
+        retry_after_s: How long it asks to wait, when it does.
+    """
+
+    def __init__(
+        self, code: int, reason: str, message: str, retry_after_s: float | None = None
+    ) -> None:
+        super().__init__(f"{code} {reason}: {message}")
+        self.code = code
+        self.reason = reason
+        self.message = message
+        self.retry_after_s = retry_after_s
+
+    @property
+    def is_temporary(self) -> bool:
+        """Whether the same request may succeed later: too many, a time-out, a server's trouble."""
+        return self.code == 429 or self.code >= 500
+
+    @property
+    def is_gone(self) -> bool:
+        """Whether a version is too old to be watched from."""
+        return self.code == 410 or self.reason in ("Expired", "Gone")
+
+
+class NoAnswerError(TemporaryError):
+    """A request may or may not have been carried out: the connection broke, or it took too long."""
+
+
+class Api:
+    """Asks one API server.
+
+    Args:
+        access: Where it is and who asks.
+        fence: Called before each write; raises when this process must not write any more.
+    """
+
+    def __init__(self, access: Access, fence: Callable[[], None] = lambda: None) -> None:
+        self.access = access
+        self.writes = 0
+        """Requests that change something, so far."""
+        self._fence = fence
+        self._session: aiohttp.ClientSession | None = None
+        self._slots = asyncio.Semaphore(IN_FLIGHT_MAX)
+
+    async def close(self) -> None:
+        """Close all connections."""
+        if self._session is not None:
+            await self._session.close()
+
+    def _open(self) -> aiohttp.ClientSession:
+        if self._session is None:
+            connector = aiohttp.TCPConnector(
+                limit=0, ssl=self.access.ssl_context(), keepalive_timeout=60
+            )
+            self._session = aiohttp.ClientSession(
+                connector=connector,
+                auto_decompress=True,
+                timeout=aiohttp.ClientTimeout(total=None, sock_connect=10),
+                read_bufsize=1 << 20,
+            )
+        return self._session
+
+    async def get(self, path: str, params: Params | None = None) -> bytes:
+        """The body of one object or list.
+
+        Raises:
+            ApiError: refused.
+            NoAnswerError: nothing came back.
+        """
+        return await self._request("GET", path, params=params)
+
+    async def create(self, path: str, body: bytes) -> bytes:
+        """Create an object whose name is in its body; the object as it was stored.
+
+        Raises:
+            ApiError, NoAnswerError: as `get`; after the latter it may exist.
+        """
+        return await self._request("POST", path, body)
+
+    async def replace(self, path: str, body: bytes) -> bytes:
+        """Replace an object or its status; the body must hold the resource version.
+
+        Raises:
+            ApiError, NoAnswerError: as `get`; code 409 when somebody was faster.
+        """
+        return await self._request("PUT", path, body)
+
+    async def patch(
+        self, path: str, body: bytes, kind: str = "application/merge-patch+json"
+    ) -> bytes:
+        """Merge into an object; the body must hold the resource version or the uid.
+
+        Raises:
+            ApiError, NoAnswerError: as `get`.
+        """
+        return await self._request("PATCH", path, body, content_type=kind)
+
+    async def delete(self, path: str, uid: str, grace_s: int | None = None) -> bytes:
+        """Delete the object with this uid, and no other of the same name.
+
+        Raises:
+            ApiError, NoAnswerError: as `get`; code 409 when the uid is another.
+        """
+        options: dict[str, Any] = {
+            "kind": "DeleteOptions",
+            "apiVersion": "v1",
+            "preconditions": {"uid": uid},
+        }
+        if grace_s is not None:
+            options["gracePeriodSeconds"] = grace_s
+        return await self._request("DELETE", path, msgspec.json.encode(options))
+
+    async def _request(
+        self,
+        method: str,
+        path: str,
+        body: bytes | None = None,
+        *,
+        params: Params | None = None,
+        content_type: str = "application/json",
+    ) -> bytes:
+        headers = {"Authorization": self.access.authorization()} if self.access.has_token else {}
+        if body is not None:
+            headers["Content-Type"] = content_type
+        url = self.access.server + path
+        try:
+            async with self._slots, asyncio.timeout(ANSWER_S_MAX):
+                if method != "GET":
+                    self._fence()
+                    self.writes += 1
+                async with self._open().request(
+                    method, url, data=body, params=params, headers=headers
+                ) as answer:
+                    found = await answer.read()
+                    if answer.status >= 400:
+                        raise read_error(answer.status, found, answer.headers.get("Retry-After"))
+                    return found
+        except (aiohttp.ClientError, TimeoutError, OSError) as error:
+            raise NoAnswerError(f"{method} {path}: no answer: {error!r}") from error
+
+    @contextlib.asynccontextmanager
+    async def watch(
+        self, path: str, params: Params, silence_s_max: float
+    ) -> AsyncIterator[AsyncIterator[bytes]]:
+        """The lines of a watch, each one event.
+
+        Args:
+            silence_s_max: A connection on which nothing comes for so long is taken for dead.
+
+        Raises:
+            ApiError, NoAnswerError: as `get`; the latter also in the middle.
+        """
+        headers = {"Authorization": self.access.authorization()} if self.access.has_token else {}
+        timeout = aiohttp.ClientTimeout(total=None, sock_connect=10, sock_read=silence_s_max)
+        try:
+            async with self._open().get(
+                self.access.server + path, params=params, headers=headers, timeout=timeout
+            ) as answer:
+                if answer.status >= 400:
+                    after = answer.headers.get("Retry-After")
+                    raise read_error(answer.status, await answer.read(), after)
+                yield _lines(answer.content)
+        except (aiohttp.ClientError, TimeoutError, OSError) as error:
+            raise NoAnswerError(f"watch {path}: broke: {error!r}") from error
+
+
+async def _lines(content: aiohttp.StreamReader) -> AsyncIterator[bytes]:
+    """Lines of any length; a last one without a newline was cut and is dropped."""
+    rest = b""
+    async for chunk in content.iter_any():
+        lines = (rest + chunk).split(b"\n")
+        rest = lines.pop()
+        for line in lines:
+            yield line
+
+
+def read_error(code: int, body: bytes, retry_after: str | None) -> ApiError:
+    """The error in an answer, whoever wrote it: a proxy's is no Status."""
+    try:
+        status = msgspec.json.decode(body, type=Status)
+    except msgspec.DecodeError:
+        status = Status(message=body[:200].decode("utf-8", "replace"))
+    after = float(retry_after) if retry_after and retry_after.isdecimal() else None
+    return ApiError(code, status.reason, status.message or f"HTTP {code}", after)

@@ -1,0 +1,264 @@
+"""What the pods of one attempt say about it: started, failed, ended. Pure.
+
+Exit evidence wins: a container that ended by itself counts as it ended, whatever happened to its
+pod afterwards.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping
+from datetime import datetime
+
+from msgspec import Struct
+
+from mlsched.adapters.kubernetes.objects import ContainerStatus, Pod, Terminated
+from mlsched.model.jobs import EndCause, Outcome
+
+REJECTIONS = frozenset(
+    {
+        *("UnexpectedAdmissionError", "OutOfcpu", "OutOfmemory", "OutOfpods", "OutOfephemeral-storage"),
+        *("OutOfnvidia.com/gpu", "NodeAffinity", "NodeName", "NodePorts", "TaintToleration"),
+        *("NodeUnschedulable", "InvalidNodeInfo", "TopologyAffinityError", "AppArmor"),
+    }
+)
+"""A kubelet's words for a pod that it never started. Source: kubelet/lifecycle/predicate.go and
+the device manager's admission."""
+
+EVICTIONS = frozenset({"Evicted", "Preempting", "Preempted", "NodeShutdown", "Terminated", "Shutdown"})
+
+BROKEN_IMAGES = frozenset({"ErrImageNeverPull", "InvalidImageName"})
+"""Waiting for these is in vain."""
+PULL_TROUBLES = frozenset({"ErrImagePull", "ImagePullBackOff", "RegistryUnavailable", "ImageInspectError"})
+"""Tried again by the kubelet, and perhaps better later."""
+BROKEN_CONTAINERS = frozenset(
+    {"CreateContainerConfigError", "CreateContainerError", "RunContainerError", "PreStartHookError"}
+)
+
+_RANK = re.compile(r"rank-(\d{1,6})")
+_MESSAGE_CHARACTERS_MAX = 300
+
+
+class Reading(Struct, frozen=True):
+    """What is known of one pod.
+
+    At most one of ``failure`` and ``is_success`` is set; neither while it may still go either way.
+    """
+
+    started_at_ms: int | None = None
+    """Of the last container to start, once all of them have."""
+    failure: Outcome | None = None
+    is_success: bool = False
+    is_over: bool = False
+    """Nothing of it runs any more."""
+    trouble: Outcome | None = None
+    """It does not start now, and perhaps never: for whoever has a clock."""
+    ended_at_ms: int = 0
+    run_ms: int = 0
+
+
+def parse_time_ms(text: str | None) -> int | None:
+    """Milliseconds since 1970 of an RFC 3339 time; None for none."""
+    if not text:
+        return None
+    try:
+        return int(datetime.fromisoformat(text).timestamp() * 1000)
+    except ValueError:
+        return None
+
+
+def read_pod(pod: Pod, *, is_gone: bool = False) -> Reading:
+    """What a pod says of its part of an attempt.
+
+    Args:
+        is_gone: The object does not exist any more; ``pod`` is its last state.
+    """
+    statuses = [s for s in pod.status.container_statuses if _RANK.fullmatch(s.name)]
+    expected = len(pod.spec.containers)
+    ends = [s.state.terminated for s in statuses if s.state.terminated is not None]
+    all_ended = bool(ends) and len(ends) >= expected
+    starts = [at for s in statuses if (at := _started_at(s)) is not None]
+    ended_at = max((parse_time_ms(end.finished_at) or 0 for end in ends), default=0)
+    started_at = max(starts) if starts and len(starts) >= expected else None
+    is_over = pod.is_over or is_gone or all_ended
+    failure = _failure(pod, statuses, is_gone=is_gone, all_ended=all_ended)
+    is_success = failure is None and all_ended and all(end.exit_code == 0 for end in ends)
+    first = min(starts, default=ended_at)
+    return Reading(
+        started_at_ms=started_at,
+        failure=_dated(failure, ended_at, ended_at - first) if failure else None,
+        is_success=is_success,
+        is_over=is_over,
+        trouble=None if is_over else _trouble(pod),
+        ended_at_ms=ended_at,
+        run_ms=max(0, ended_at - first) if ends else 0,
+    )
+
+
+def _dated(outcome: Outcome, ended_at_ms: int, run_ms: int) -> Outcome:
+    from msgspec.structs import replace
+
+    return replace(outcome, ended_at_ms=ended_at_ms, run_ms=max(0, run_ms))
+
+
+def _started_at(status: ContainerStatus) -> int | None:
+    if status.state.running is not None:
+        return parse_time_ms(status.state.running.started_at)
+    end = status.state.terminated
+    return parse_time_ms(end.started_at) if end is not None else None
+
+
+def _failure(
+    pod: Pod, statuses: list[ContainerStatus], *, is_gone: bool, all_ended: bool
+) -> Outcome | None:
+    """Why a pod has failed, or will never succeed any more; None while it may."""
+    if all_ended and all(s.state.terminated and s.state.terminated.exit_code == 0 for s in statuses):
+        return None
+    whole = _pod_failure(pod)
+    if whole is not None:
+        return whole
+    failed = [s for s in statuses if s.state.terminated and s.state.terminated.exit_code != 0]
+    failed.sort(key=lambda s: (s.state.terminated and s.state.terminated.finished_at) or "")
+    if pod.metadata.deletion_timestamp is not None or is_gone:
+        if failed and not _was_killed(failed[0]):
+            return _container_failure(failed[0])
+        if is_gone or pod.is_over or all_ended:
+            return _deleted(pod)
+        return None
+    if failed:
+        return _container_failure(failed[0])
+    if pod.status.phase == "Failed":
+        return Outcome(EndCause.CANNOT_START, message=_short(pod.status.message or "pod failed"))
+    return None
+
+
+def _pod_failure(pod: Pod) -> Outcome | None:
+    """What the kubelet or the cluster says of the whole pod."""
+    reason, message = pod.status.reason, _short(pod.status.message)
+    if pod.status.phase == "Failed":
+        if reason == "DeadlineExceeded":
+            return Outcome(EndCause.TIME_LIMIT, 143, 15, message="ran into its time limit")
+        if reason in REJECTIONS or reason.startswith("OutOf"):
+            return Outcome(EndCause.REVOKED, message=f"{pod.spec.node_name} refused it: {message}")
+        if reason == "NodeLost":
+            return Outcome(EndCause.NODE_LOST, message=message)
+        if reason in EVICTIONS:
+            return Outcome(EndCause.EVICTED, message=f"{pod.spec.node_name} evicted it: {message}")
+    for condition in pod.status.conditions:
+        if condition.type == "DisruptionTarget" and condition.status == "True":
+            text = f"was evicted ({condition.reason}): {_short(condition.message)}"
+            return Outcome(EndCause.EVICTED, message=text) if _is_ending(pod) else None
+    return None
+
+
+def _is_ending(pod: Pod) -> bool:
+    return pod.is_over or pod.metadata.deletion_timestamp is not None
+
+
+def _deleted(pod: Pod) -> Outcome:
+    text = f"its pod {pod.metadata.name} was deleted, and not by mlsched"
+    return Outcome(EndCause.DELETED, message=text)
+
+
+def _was_killed(status: ContainerStatus) -> bool:
+    """Whether it ended as it does when its pod is deleted: by SIGTERM or SIGKILL."""
+    end = status.state.terminated
+    return end is not None and end.exit_code in (143, 137) and end.reason != "OOMKilled"
+
+
+def _container_failure(status: ContainerStatus) -> Outcome:
+    end = status.state.terminated or Terminated()
+    found = _RANK.fullmatch(status.name)
+    rank = int(found[1]) if found else -1
+    message = _short(end.message)
+    if end.reason == "OOMKilled":
+        text = f"rank {rank} used more memory than it may"
+        return Outcome(EndCause.OUT_OF_MEMORY, 137, 9, rank, text)
+    if end.reason in ("StartError", "ContainerCannotRun"):
+        return Outcome(_start_cause(message), 127 if "not found" in message else 126, 0, rank, message)
+    if end.reason == "ContainerStatusUnknown":
+        text = "its node cannot tell how it ended"
+        return Outcome(EndCause.NODE_LOST, None, 0, rank, text)
+    if end.exit_code > 128 and end.exit_code < 128 + 65:
+        signal = end.exit_code - 128
+        return Outcome(EndCause.SIGNALLED, end.exit_code, signal, rank, f"killed by signal {signal}")
+    return Outcome(EndCause.EXITED, end.exit_code, 0, rank, f"ended with exit code {end.exit_code}")
+
+
+def _start_cause(message: str) -> EndCause:
+    if "no such file or directory" in message or "not found" in message:
+        workdir = "chdir" in message
+        return EndCause.WORKDIR_MISSING if workdir else EndCause.NOT_FOUND
+    if "permission denied" in message:
+        return EndCause.NOT_EXECUTABLE
+    return EndCause.CANNOT_START
+
+
+def _trouble(pod: Pod) -> Outcome | None:
+    """Why a pod does not start; what is in vain says so at once by `is_hopeless`."""
+    for status in (*pod.status.init_container_statuses, *pod.status.container_statuses):
+        waiting = status.state.waiting
+        if waiting is None:
+            continue
+        text = _short(waiting.message or waiting.reason)
+        if waiting.reason in BROKEN_IMAGES | PULL_TROUBLES:
+            return Outcome(EndCause.IMAGE_UNAVAILABLE, message=f"{waiting.reason}: {text}")
+        if waiting.reason in BROKEN_CONTAINERS:
+            return Outcome(EndCause.CANNOT_START, message=f"{waiting.reason}: {text}")
+    return None
+
+
+def is_hopeless(trouble: Outcome) -> bool:
+    """Whether waiting cannot cure it."""
+    return any(trouble.message.startswith(reason) for reason in BROKEN_IMAGES)
+
+
+def _short(text: str) -> str:
+    line = " ".join(text.split())
+    return line if len(line) <= _MESSAGE_CHARACTERS_MAX else f"{line[:_MESSAGE_CHARACTERS_MAX]}..."
+
+
+class Summary(Struct, frozen=True):
+    """What all pods of an attempt say together."""
+
+    started_at_ms: int | None = None
+    """Of the last pod to start, once all of them have."""
+    failure: Outcome | None = None
+    trouble: Outcome | None = None
+    success: Outcome | None = None
+    is_over: bool = False
+    """Nothing of it runs any more."""
+    ended_at_ms: int = 0
+    run_ms: int = 0
+
+
+def summarize(readings: Mapping[int, Reading], groups: int) -> Summary:
+    """The attempt, from what is known of its pods.
+
+    Args:
+        readings: By group; one that is missing was not created.
+        groups: How many pods the attempt has.
+    """
+    known = list(readings.values())
+    starts = [r.started_at_ms for r in known if r.started_at_ms is not None]
+    ended_at = max((r.ended_at_ms for r in known), default=0)
+    run_ms = max((r.run_ms for r in known), default=0)
+    success = None
+    if len(known) == groups and all(r.is_success for r in known):
+        success = Outcome(EndCause.EXITED, 0, ended_at_ms=ended_at, run_ms=run_ms)
+    return Summary(
+        started_at_ms=max(starts) if len(starts) == groups else None,
+        failure=_first_failure(known),
+        trouble=next((r.trouble for r in known if r.trouble is not None), None),
+        success=success,
+        is_over=all(r.is_over for r in known),
+        ended_at_ms=ended_at,
+        run_ms=run_ms,
+    )
+
+
+def _first_failure(readings: Iterable[Reading]) -> Outcome | None:
+    """The failure that came first; what a pod did by itself before what was done to it."""
+    failures = [r.failure for r in readings if r.failure is not None]
+    order = (EndCause.EVICTED, EndCause.DELETED, EndCause.NODE_LOST)
+    return min(failures, key=lambda f: (f.cause in order, f.ended_at_ms), default=None)

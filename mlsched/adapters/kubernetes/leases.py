@@ -1,0 +1,189 @@
+"""One active controller at a time, by a Lease; and the clock that ends one whose lease ran out.
+
+A lease is not a fence: what fences is that every write is by fixed name, version or uid. The lease
+keeps two controllers from working against each other, and its count of changes of hands is the
+epoch that statuses carry.
+Source: leader election of client-go: a record that has not changed for its duration, by the
+observer's own monotonic clock, is free.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from datetime import UTC, datetime
+
+import msgspec
+from msgspec import Struct, field
+
+from mlsched.adapters.kubernetes.apis import Api, ApiError, NoAnswerError
+from mlsched.adapters.kubernetes.objects import Metadata
+from mlsched.errors import PermanentError
+
+
+class LeaseLostError(PermanentError):
+    """This controller must not write any more."""
+
+
+class LeaseSpec(Struct, rename="camel"):
+    """Who holds a lease, since when, for how long."""
+
+    holder_identity: str | None = ""
+    lease_duration_seconds: int = 15
+    acquire_time: str | None = None
+    renew_time: str | None = None
+    lease_transitions: int = 0
+
+
+class LeaseObject(Struct):
+    """One Lease of coordination.k8s.io."""
+
+    metadata: Metadata
+    spec: LeaseSpec = field(default_factory=LeaseSpec)
+
+
+class Timing(Struct, frozen=True):
+    """Seconds. Source: the defaults of kube-scheduler and kube-controller-manager."""
+
+    duration_s: float = 15.0
+    """A record that has not changed for so long is free."""
+    deadline_s: float = 10.0
+    """A holder that could not renew for so long stops: less than the duration, so that two never
+    act at once."""
+    period_s: float = 2.0
+
+
+class Lease:
+    """Acquires and holds one lease.
+
+    Args:
+        identity: Who we are: unique among all controllers.
+    """
+
+    def __init__(
+        self, api: Api, namespace: str, name: str, identity: str, timing: Timing | None = None
+    ) -> None:
+        self.epoch = 0
+        self._api = api
+        self._namespace = namespace
+        self._path = f"/apis/coordination.k8s.io/v1/namespaces/{namespace}/leases"
+        self._name = name
+        self._identity = identity
+        self._timing = timing or Timing()
+        self._held_until_s = 0.0
+        self._seen = ("", 0.0)
+
+    def check(self) -> None:
+        """Raise unless the lease is held by our own clock; call before each write.
+
+        Raises:
+            LeaseLostError: it ran out, also when this process was stopped for a while.
+        """
+        if time.monotonic() >= self._held_until_s:
+            raise LeaseLostError(
+                "the lease ran out before it was renewed.", "Another controller goes on."
+            )
+
+    async def acquire(self) -> int:
+        """Wait until the lease is ours; the epoch, which only ever rises."""
+        while True:
+            try:
+                if await self._try():
+                    return self.epoch
+            except (ApiError, NoAnswerError):
+                pass
+            await asyncio.sleep(self._timing.period_s)
+
+    async def hold(self) -> None:
+        """Renew until that fails for too long.
+
+        Raises:
+            LeaseLostError: always, in the end.
+        """
+        while True:
+            await asyncio.sleep(self._timing.period_s)
+            try:
+                held = await asyncio.wait_for(self._try(), self._timing.deadline_s)
+            except (ApiError, NoAnswerError, TimeoutError):
+                self.check()
+                continue
+            if not held:
+                self._held_until_s = 0.0
+                raise LeaseLostError("somebody else took the lease.")
+
+    async def release(self) -> None:
+        """Give the lease back, so that the next one need not wait."""
+        try:
+            found = await self._read()
+            if found is not None and found.spec.holder_identity == self._identity:
+                await self._write(found, "", found.spec.lease_transitions)
+        except (ApiError, NoAnswerError):
+            pass
+        self._held_until_s = 0.0
+
+    async def _try(self) -> bool:
+        """Take or renew the lease; whether it is ours now."""
+        asked_s = time.monotonic()
+        found = await self._read()
+        try:
+            if found is None:
+                await self._create()
+                self.epoch = 0
+            elif found.spec.holder_identity == self._identity:
+                await self._write(found, self._identity, found.spec.lease_transitions)
+                self.epoch = found.spec.lease_transitions
+            elif self._is_free(found):
+                await self._write(found, self._identity, found.spec.lease_transitions + 1)
+                self.epoch = found.spec.lease_transitions + 1
+            else:
+                return False
+        except ApiError as error:
+            if error.code == 409:
+                return False
+            raise
+        self._held_until_s = asked_s + self._timing.deadline_s
+        return True
+
+    def _is_free(self, found: LeaseObject) -> bool:
+        if not found.spec.holder_identity:
+            return True
+        version = found.metadata.resource_version
+        if self._seen[0] != version:
+            self._seen = (version, time.monotonic())
+        return time.monotonic() - self._seen[1] >= self._timing.duration_s
+
+    async def _read(self) -> LeaseObject | None:
+        try:
+            body = await self._api.get(f"{self._path}/{self._name}")
+        except ApiError as error:
+            if error.code == 404:
+                return None
+            raise
+        return msgspec.json.decode(body, type=LeaseObject)
+
+    async def _create(self) -> None:
+        await self._api.create(self._path, self._body("", self._identity, 0))
+
+    async def _write(self, found: LeaseObject, holder: str, transitions: int) -> None:
+        body = self._body(found.metadata.resource_version, holder, transitions)
+        await self._api.replace(f"{self._path}/{self._name}", body)
+
+    def _body(self, version: str, holder: str, transitions: int) -> bytes:
+        now = datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
+        metadata = {"name": self._name, "namespace": self._namespace}
+        if version:
+            metadata["resourceVersion"] = version
+        return msgspec.json.encode(
+            {
+                "apiVersion": "coordination.k8s.io/v1",
+                "kind": "Lease",
+                "metadata": metadata,
+                "spec": {
+                    "holderIdentity": holder,
+                    "leaseDurationSeconds": int(self._timing.duration_s),
+                    "acquireTime": now,
+                    "renewTime": now,
+                    "leaseTransitions": transitions,
+                },
+            }
+        )

@@ -1,0 +1,39 @@
+"""Doing a write until the API server decides: again after no answer, too many, or its trouble."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections.abc import Awaitable, Callable
+from typing import TypeVar
+
+from mlsched.adapters.kubernetes.apis import ApiError, NoAnswerError
+
+DELAY_S_MIN, DELAY_S_MAX = 0.05, 5.0
+"""Between two tries; doubles, with jitter. A Retry-After is honoured."""
+
+R = TypeVar("R")
+
+
+async def insist(
+    act: Callable[[], Awaitable[R]], on_problem: Callable[[str], None] = lambda line: None
+) -> R:
+    """The answer to a write that may be done twice: one with a fixed name, version or uid.
+
+    Raises:
+        ApiError: the API server refused it for good.
+    """
+    delay_s = DELAY_S_MIN
+    while True:
+        after_s = 0.0
+        try:
+            return await act()
+        except ApiError as error:
+            if not error.is_temporary:
+                raise
+            after_s = error.retry_after_s or 0.0
+            on_problem(str(error))
+        except NoAnswerError as error:
+            on_problem(error.message)
+        await asyncio.sleep(max(after_s, delay_s * random.uniform(0.5, 1)))  # noqa: S311
+        delay_s = min(2 * delay_s, DELAY_S_MAX)

@@ -1,0 +1,150 @@
+"""What a pod asks of its node, whoever made the pod: a need as placement knows it. Pure."""
+
+from __future__ import annotations
+
+import re
+from mlsched.adapters.kubernetes.objects import (
+    Container,
+    Pod,
+    Quantities,
+    parse_milli,
+    parse_units,
+)
+from mlsched.model.resources import GroupNeed
+from mlsched.model.specs import Toleration
+
+GPU = "nvidia.com/gpu"
+MIG_PREFIX = "nvidia.com/mig-"
+
+
+def is_gpu_resource(name: str) -> bool:
+    """Whether an extended resource stands for GPUs or MIG instances."""
+    return name == GPU or name.startswith(MIG_PREFIX)
+
+
+def profile_of(resource: str) -> str:
+    """``1g.10gb`` of ``nvidia.com/mig-1g.10gb``; empty for whole GPUs."""
+    return resource.removeprefix(MIG_PREFIX) if resource.startswith(MIG_PREFIX) else ""
+
+
+Amounts = dict[str, int]
+
+
+def requested(pod: Pod) -> Amounts:
+    """What a pod takes from its node, by resource; ``cpu`` in thousandths, all else in units.
+
+    Init containers run one after another, those that restart stay beside the others.
+    Source: the rule of Kubernetes' resource helpers (PodRequests, KEP-753).
+
+    Raises:
+        ValueError: a quantity is none.
+    """
+    running: Amounts = {}
+    for container in pod.spec.containers:
+        _add(running, _of(container))
+    beside: Amounts = {}
+    starting: Amounts = {}
+    for container in pod.spec.init_containers:
+        if container.restart_policy == "Always":
+            _add(beside, _of(container))
+            _grow(starting, beside)
+        else:
+            both = dict(beside)
+            _add(both, _of(container))
+            _grow(starting, both)
+    _add(running, beside)
+    _grow(running, starting)
+    if pod.spec.resources is not None:
+        running.update(_amounts(pod.spec.resources.limits) | _amounts(pod.spec.resources.requests))
+    _add(running, _amounts(pod.spec.overhead))
+    return running
+
+
+def _of(container: Container) -> Amounts:
+    """Requests; a limit without a request is one."""
+    return _amounts(container.resources.limits) | _amounts(container.resources.requests)
+
+
+def _amounts(quantities: Quantities) -> Amounts:
+    return {
+        name: parse_milli(value) if name == "cpu" else parse_units(value)
+        for name, value in quantities.items()
+    }
+
+
+def _add(total: Amounts, more: Amounts) -> None:
+    for name, amount in more.items():
+        total[name] = total.get(name, 0) + amount
+
+
+def _grow(total: Amounts, other: Amounts) -> None:
+    for name, amount in other.items():
+        total[name] = max(total.get(name, 0), amount)
+
+
+class UnsupportedPodError(Exception):
+    """A pod asks for something that mlsched does not place by; the text says what."""
+
+
+_PLAIN = re.compile(r"cpu|memory|ephemeral-storage|hugepages-.*|pods")
+
+
+def need_of_pod(pod: Pod) -> GroupNeed:
+    """The need of a foreign pod.
+
+    Raises:
+        UnsupportedPodError: it would be placed wrongly, so it is not placed at all.
+        ValueError: a quantity is none.
+    """
+    amounts = requested(pod)
+    gpus = [name for name, amount in amounts.items() if is_gpu_resource(name) and amount]
+    others = [n for n in amounts if not is_gpu_resource(n) and not _PLAIN.fullmatch(n)]
+    if len(gpus) > 1:
+        raise UnsupportedPodError(f"it asks for several kinds of GPUs: {', '.join(sorted(gpus))}")
+    if others:
+        raise UnsupportedPodError(f"it asks for {others[0]}, which is not counted")
+    _refuse_neighbours(pod)
+    resource = gpus[0] if gpus else GPU
+    profile = profile_of(resource)
+    return GroupNeed(
+        milli_cpus=amounts.get("cpu", 0),
+        memory_bytes=amounts.get("memory", 0),
+        gpus=amounts.get(resource, 0),
+        gpu_model=profile,
+        mig=bool(profile),
+        selector=tuple(sorted(_selector(pod).items())),
+        tolerations=tuple(
+            Toleration(t.key, "Exists" if t.operator == "Exists" else "Equal", t.value, t.effect)
+            for t in pod.spec.tolerations
+        ),
+    )
+
+
+def _refuse_neighbours(pod: Pod) -> None:
+    affinity = pod.spec.affinity
+    for kind in (affinity.pod_affinity, affinity.pod_anti_affinity) if affinity else ():
+        if kind is not None and kind.required:
+            raise UnsupportedPodError("it requires pod affinity or anti-affinity")
+    if any(c.when_unsatisfiable == "DoNotSchedule" for c in pod.spec.topology_spread_constraints):
+        raise UnsupportedPodError("it requires a topology spread")
+
+
+def _selector(pod: Pod) -> dict[str, str]:
+    """Labels that its node must have.
+
+    Raises:
+        UnsupportedPodError: its node affinity says more than that labels have one value.
+    """
+    labels = dict(pod.spec.node_selector)
+    affinity = pod.spec.affinity.node_affinity if pod.spec.affinity else None
+    if affinity is None or affinity.required is None:
+        return labels
+    terms = affinity.required.node_selector_terms
+    if len(terms) != 1 or terms[0].match_fields:
+        raise UnsupportedPodError("its node affinity has several terms, or matches fields")
+    for one in terms[0].match_expressions:
+        if one.operator != "In" or len(one.values) != 1:
+            raise UnsupportedPodError(f"its node affinity asks for {one.key} {one.operator}")
+        labels[one.key] = one.values[0]
+    return labels
+
