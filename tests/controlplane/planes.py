@@ -1,0 +1,504 @@
+"""A real Kubernetes control plane for tests: etcd and the API server, and more where asked.
+
+    with ControlPlane() as plane:                                # 3 s
+        plane.api("POST", "/api/v1/namespaces", {"metadata": {"name": "team"}})
+        plane.kubectl("get", "nodes", "-o", "json")
+        config = plane.kubeconfig("alice", ["team-a"])           # no rights but those you grant
+        config = plane.kubeconfig_for_service_account("team", "default")
+        plane.grant("alice", "edit", namespace="team")
+        plane.restart_apiserver()                                # same port, objects stay
+        plane.stop_apiserver(); plane.start_apiserver()
+        plane.etcd.pause(); plane.etcd.resume()
+        plane.compact(); plane.restart_apiserver()               # old resource versions are 410
+
+``ControlPlane(controller_manager=True)`` adds kube-controller-manager, service accounts in every
+namespace and the ServiceAccount admission; ``scheduler=True`` adds kube-scheduler;
+``gangs=False`` leaves PodGroup out; ``lifted=True`` lifts the API server's own limits;
+``audit=True`` writes ``plane.audit_log``, one JSON line a request;
+``kubernetes="1.36.3"`` starts the API server of that version (``KUBERNETES=1.36.3 make
+controlplane``). Everything lies in ``plane.directory``, with a log a process, and is gone after
+the block, also when the runner was killed. The programs: ``make controlplane``.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import http.client
+import json
+import os
+import socket
+import ssl
+import subprocess
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from tests.controlplane import binaries
+from tests.controlplane.credentials import (
+    ADMIN,
+    ADMIN_GROUPS,
+    Authority,
+    certificate_user,
+    token_user,
+    write_kubeconfig,
+    write_service_account_keys,
+)
+from tests.controlplane.processes import Process, Processes, StartError
+
+LOCKS = Path("/tmp/mlsched-planes")
+PLANES_MAX = 200
+FIRST_PORT = 21000
+PORTS = 20
+CONTROLLERS = (
+    "job-controller",
+    "garbage-collector-controller",
+    "namespace-controller",
+    "pod-garbage-collector-controller",
+    "ttl-after-finished-controller",
+    "resourceclaim-controller",
+    "endpointslice-controller",
+    "serviceaccount-controller",
+    "root-ca-certificate-publisher-controller",
+)
+"""Without node-lifecycle-controller: it would taint nodes that send no heartbeat."""
+
+GANG_VERSIONS = {"1.37": "v1beta1", "1.36": "v1alpha2"}
+USERS = {"alice": (), "bob": ()}
+AUDIT_POLICY = """
+apiVersion: audit.k8s.io/v1
+kind: Policy
+omitStages: [RequestReceived]
+rules: [{level: Metadata}]
+"""
+
+
+class ApiError(RuntimeError):
+    """The API server refused.
+
+    Attributes:
+        code: HTTP status.
+        status: The Status object, or the text that came instead.
+    """
+
+    def __init__(self, code: int, status: Any) -> None:
+        message = status.get("message", status) if isinstance(status, dict) else status
+        super().__init__(f"{code}: {message}")
+        self.code = code
+        self.status = status
+
+
+def take_number() -> tuple[int, int]:
+    """A number that no other plane on this machine has, and the lock that holds it.
+
+    Ports, the bridge of the pods and control groups follow from it. The ports lie below those
+    that the kernel gives to clients, so a restarted server finds its own free.
+    """
+    LOCKS.mkdir(mode=0o1777, exist_ok=True)
+    for number in range(PLANES_MAX):
+        lock = os.open(LOCKS / f"{number}.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            os.close(lock)
+            continue
+        if all(_is_free(port) for port in _ports(number)):
+            return number, lock
+        os.close(lock)
+    raise StartError(f"expected a free number of {PLANES_MAX}, all are taken: see {LOCKS}")
+
+
+def _ports(number: int) -> range:
+    return range(FIRST_PORT + number * PORTS, FIRST_PORT + (number + 1) * PORTS)
+
+
+def _is_free(port: int) -> bool:
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind(("127.0.0.1", port))
+        except OSError:
+            return False
+    return True
+
+
+@dataclass
+class ControlPlane:
+    """One control plane; see the top of the module.
+
+    Attributes:
+        controller_manager: Start kube-controller-manager with CONTROLLERS.
+        scheduler: Start kube-scheduler.
+        gangs: Gate GenericWorkload and the newest scheduling.k8s.io: PodGroup.
+        lifted: No priority and fairness, no bound on requests in flight.
+        audit: Write a line a request.
+        kubernetes: Version of the API server; the newest unless said.
+        users: Users with a token of their own, with their groups; ``admin`` is there always.
+        flags: More flags of the API server.
+    """
+
+    controller_manager: bool = False
+    scheduler: bool = False
+    gangs: bool = True
+    lifted: bool = False
+    audit: bool = False
+    kubernetes: str = binaries.NEWEST
+    users: Mapping[str, Sequence[str]] = field(default_factory=lambda: dict(USERS))
+    flags: Sequence[str] = ()
+
+    def __enter__(self) -> ControlPlane:
+        self.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.stop()
+
+    def start(self) -> None:
+        """Start all; returns when the API server is ready.
+
+        Raises:
+            StartError: Something did not start; the message shows the end of its log.
+            FileNotFoundError: A program is not built.
+        """
+        self.number, lock = take_number()
+        self.bridge = f"mlsched{self.number}"
+        self.cgroup = f"mlsched-{self.number}"
+        undo = [["ip", "link", "delete", self.bridge]] if os.geteuid() == 0 else []
+        self.processes = Processes(f"mlsched-plane-{self.number}-", self.cgroup, undo, [lock])
+        os.close(lock)
+        try:
+            self._start()
+        except BaseException:
+            self.stop()
+            raise
+
+    def _start(self) -> None:
+        ports = iter(_ports(self.number))
+        self.port, self._etcd_port, self._peer_port = next(ports), next(ports), next(ports)
+        self._manager_port = next(ports)
+        self.free_ports = ports
+        self.url = f"https://127.0.0.1:{self.port}"
+        self.service_range = f"10.96.{self.number}.0/24"
+        self._write_credentials()
+        self.etcd = self._start_etcd()
+        self.start_apiserver()
+        if self.controller_manager:
+            self.manager = self._start_manager()
+        if self.scheduler:
+            self.kube_scheduler = self.start_scheduler()
+        if self.controller_manager:
+            self._wait_for_service_account("default")
+
+    def stop(self) -> None:
+        """End all and remove the directory."""
+        self.processes.stop()
+
+    @property
+    def directory(self) -> Path:
+        """Everything of this plane; *.log are the logs."""
+        return self.processes.directory
+
+    @property
+    def audit_log(self) -> Path:
+        """One JSON line a request, with ``audit=True``."""
+        return self.directory / "audit.log"
+
+    # --- credentials
+
+    def _write_credentials(self) -> None:
+        self.authority = Authority()
+        self.ca_file = self.directory / "ca.crt"
+        self.ca_file.write_bytes(self.authority.pem)
+        names = ["kubernetes", "kubernetes.default", "kubernetes.default.svc", "localhost"]
+        service = self.service_range.replace("0/24", "1")
+        gateway = f"10.88.{self.number}.1"
+        pair = self.authority.server([*names, "127.0.0.1", service, gateway])
+        for name, content in zip(("server.crt", "server.key"), pair, strict=True):
+            (self.directory / name).write_bytes(content)
+        write_service_account_keys(self.directory)
+        self._tokens = {name: os.urandom(16).hex() for name in (ADMIN, *self.users)}
+        lines = []
+        for name, token in self._tokens.items():
+            groups = ",".join(self._groups_of(name))
+            lines.append(f'{token},{name},{name},"{groups}"')
+        (self.directory / "tokens.csv").write_text("\n".join(lines) + "\n")
+        self.tls = ssl.create_default_context(cafile=str(self.ca_file))
+        self.admin_kubeconfig = self.kubeconfig()
+
+    def _groups_of(self, user: str) -> tuple[str, ...]:
+        return ADMIN_GROUPS if user == ADMIN else tuple(self.users.get(user, ()))
+
+    def kubeconfig(
+        self,
+        user: str = ADMIN,
+        groups: Sequence[str] | None = None,
+        *,
+        context: str = "",
+        namespace: str = "default",
+    ) -> Path:
+        """A new kubeconfig for a user.
+
+        Users known from the start have a token; any other user, or other groups, a client
+        certificate, since the API server reads its tokens only once.
+        """
+        known = self._tokens.get(user)
+        if known and (groups is None or tuple(groups) == self._groups_of(user)):
+            entry = token_user(known)
+        else:
+            entry = certificate_user(*self.authority.client(user, groups or ()))
+        return self._write_kubeconfig(entry, context or user, namespace)
+
+    def kubeconfig_for_service_account(
+        self, namespace: str, name: str, *, context: str = "", seconds: int = 3600
+    ) -> Path:
+        """A new kubeconfig with a token of a service account, by a TokenRequest."""
+        token = self.service_account_token(namespace, name, seconds)
+        return self._write_kubeconfig(token_user(token), context or name, namespace)
+
+    def service_account_token(self, namespace: str, name: str, seconds: int = 3600) -> str:
+        """A token of a service account; 600 s is the least that the API server grants."""
+        path = f"/api/v1/namespaces/{namespace}/serviceaccounts/{name}/token"
+        body = {"spec": {"expirationSeconds": seconds}}
+        token: str = self.api("POST", path, body)["status"]["token"]
+        return token
+
+    def _write_kubeconfig(self, entry: dict[str, Any], context: str, namespace: str) -> Path:
+        folder = self.directory / "kubeconfigs"
+        folder.mkdir(exist_ok=True)
+        path = folder / f"{len(list(folder.iterdir()))}.yaml"
+        return write_kubeconfig(
+            path, self.url, self.authority.pem, entry, context=context, namespace=namespace
+        )
+
+    def grant(self, user: str, role: str, namespace: str = "", kind: str = "User") -> None:
+        """Bind a cluster role (view, edit, admin, ...) to a user or group, here or everywhere."""
+        group = "rbac.authorization.k8s.io"
+        where = f"/namespaces/{namespace}/rolebindings" if namespace else "/clusterrolebindings"
+        body = {
+            "metadata": {"generateName": "tests-"},
+            "roleRef": {"apiGroup": group, "kind": "ClusterRole", "name": role},
+            "subjects": [{"apiGroup": group, "kind": kind, "name": user}],
+        }
+        self.api("POST", f"/apis/{group}/v1{where}", body)
+
+    # --- requests
+
+    def api(
+        self, method: str, path: str, body: Any = None, *, token: str = "", patch: str = "merge"
+    ) -> Any:
+        """One request as admin, or with a token; its decoded answer.
+
+        ``patch`` is the kind of a PATCH: merge, strategic-merge or json.
+
+        Raises:
+            ApiError: The answer was none of 2xx.
+        """
+        line = http.client.HTTPSConnection("127.0.0.1", self.port, context=self.tls, timeout=30)
+        kind = f"application/{patch}-patch+json" if method == "PATCH" else "application/json"
+        headers = {"Authorization": f"Bearer {token or self._tokens[ADMIN]}", "Content-Type": kind}
+        try:
+            line.request(method, path, None if body is None else json.dumps(body), headers)
+            response = line.getresponse()
+            text = response.read().decode()
+        finally:
+            line.close()
+        is_json = "json" in response.headers.get("Content-Type", "")
+        answer = json.loads(text) if is_json else text
+        if not 200 <= response.status < 300:
+            raise ApiError(response.status, answer)
+        return answer
+
+    def kubectl(self, *words: str, stdin: str = "") -> str:
+        """What kubectl prints; needs kubectl in PATH."""
+        argv = ["kubectl", f"--kubeconfig={self.admin_kubeconfig}", *words]
+        found = subprocess.run(
+            argv, input=stdin, capture_output=True, text=True, timeout=60, check=False
+        )
+        if found.returncode:
+            raise RuntimeError(f"{' '.join(words)}: {found.stderr.strip()}")
+        return found.stdout
+
+    # --- processes
+
+    def _start_etcd(self) -> Process:
+        client, peer = (f"http://127.0.0.1:{p}" for p in (self._etcd_port, self._peer_port))
+        argv = [
+            binaries.need("etcd"),
+            f"--data-dir={self.directory}/etcd",
+            f"--listen-client-urls={client}",
+            f"--advertise-client-urls={client}",
+            f"--listen-peer-urls={peer}",
+            f"--initial-advertise-peer-urls={peer}",
+            f"--initial-cluster=default={peer}",
+            "--unsafe-no-fsync=true",
+        ]
+        return self.processes.start("etcd", argv)
+
+    def start_apiserver(self) -> None:
+        """Start the API server, on the same port as before; returns when it is ready."""
+        program = binaries.need("kube-apiserver", self.kubernetes)
+        argv = [str(program), *self._apiserver_flags()]
+        self.apiserver = self.processes.start("kube-apiserver", argv)
+        self.processes.wait_until(
+            "the API server is ready", self.is_ready, self.etcd, self.apiserver
+        )
+
+    def _apiserver_flags(self) -> list[str]:
+        folder = self.directory
+        refused = ["TaintNodesByCondition"]
+        if not self.controller_manager:
+            refused.append("ServiceAccount")
+        flags = [
+            f"--etcd-servers=http://127.0.0.1:{self._etcd_port}",
+            "--bind-address=127.0.0.1",
+            f"--secure-port={self.port}",
+            f"--cert-dir={folder}",
+            f"--tls-cert-file={folder}/server.crt",
+            f"--tls-private-key-file={folder}/server.key",
+            f"--client-ca-file={self.ca_file}",
+            f"--token-auth-file={folder}/tokens.csv",
+            f"--service-cluster-ip-range={self.service_range}",
+            "--authorization-mode=RBAC",
+            "--service-account-issuer=https://kubernetes.default.svc.cluster.local",
+            f"--service-account-key-file={folder}/sa.pub",
+            f"--service-account-signing-key-file={folder}/sa.key",
+            f"--disable-admission-plugins={','.join(refused)}",
+            "--endpoint-reconciler-type=none",
+            "--allow-privileged=true",
+            "--kubelet-preferred-address-types=InternalIP",
+        ]
+        return [*flags, *self._optional_flags(), *self.flags]
+
+    def _optional_flags(self) -> list[str]:
+        flags = []
+        if self.gangs:
+            gates = "GenericWorkload=true"
+            version = self.kubernetes or binaries.kubernetes_version()
+            minor = ".".join(version.split(".")[:2])
+            if minor == "1.36":
+                gates += ",GangScheduling=true"
+            group = f"scheduling.k8s.io/{GANG_VERSIONS[minor]}=true"
+            flags += [f"--feature-gates={gates}", f"--runtime-config={group}"]
+        if self.lifted:
+            limits = ("max-requests-inflight", "max-mutating-requests-inflight")
+            flags += ["--enable-priority-and-fairness=false", *(f"--{name}=0" for name in limits)]
+        if self.audit:
+            policy = self.directory / "audit.yaml"
+            policy.write_text(AUDIT_POLICY)
+            flags += [f"--audit-policy-file={policy}", f"--audit-log-path={self.audit_log}"]
+        return flags
+
+    def is_ready(self) -> bool:
+        """Whether the API server serves all it has."""
+        try:
+            return bool(self.api("GET", "/readyz") == "ok")
+        except (OSError, ApiError, http.client.HTTPException):
+            return False
+
+    def stop_apiserver(self, grace_s: float = 0.0) -> None:
+        """End the API server, by SIGKILL or after a grace; etcd keeps the objects."""
+        self.apiserver.stop(grace_s)
+
+    def restart_apiserver(self, grace_s: float = 0.0) -> None:
+        """Stop and start the API server on the same port."""
+        self.stop_apiserver(grace_s)
+        self.start_apiserver()
+
+    def compact(self) -> int:
+        """Let etcd forget all old revisions; the newest one.
+
+        The API server still answers from its own window of events: restart it, and a watch from
+        an old resource version gets 410.
+        """
+        revision = int(self._etcd("maintenance/status", {})["header"]["revision"])
+        self._etcd("kv/compaction", {"revision": str(revision), "physical": True})
+        return revision
+
+    def _etcd(self, path: str, body: dict[str, Any]) -> Any:
+        line = http.client.HTTPConnection("127.0.0.1", self._etcd_port, timeout=30)
+        try:
+            line.request("POST", f"/v3/{path}", json.dumps(body))
+            response = line.getresponse()
+            answer = json.loads(response.read())
+        finally:
+            line.close()
+        if response.status != 200:
+            raise RuntimeError(f"etcd refused {path}: {answer}")
+        return answer
+
+    def _start_manager(self) -> Process:
+        folder = self.directory
+        argv = [
+            binaries.need("kube-controller-manager"),
+            f"--kubeconfig={self.admin_kubeconfig}",
+            f"--service-account-private-key-file={folder}/sa.key",
+            f"--root-ca-file={self.ca_file}",
+            "--use-service-account-credentials=false",
+            "--leader-elect=false",
+            "--bind-address=127.0.0.1",
+            f"--secure-port={self._manager_port}",
+            f"--cert-dir={folder}/manager",
+            "--kube-api-qps=5000",
+            "--kube-api-burst=10000",
+            f"--controllers={','.join(CONTROLLERS)}",
+            *self._gate_of_others(),
+        ]
+        return self.processes.start("kube-controller-manager", argv)
+
+    def start_scheduler(self, qps: int = 5000, burst: int = 10000) -> Process:
+        """Start kube-scheduler with these limits of requests a second; 50 and 100 as shipped."""
+        config = {
+            "apiVersion": "kubescheduler.config.k8s.io/v1",
+            "kind": "KubeSchedulerConfiguration",
+            "leaderElection": {"leaderElect": False},
+            "clientConnection": {
+                "kubeconfig": str(self.admin_kubeconfig),
+                "qps": qps,
+                "burst": burst,
+            },
+        }
+        path = self.directory / "scheduler.yaml"
+        path.write_text(json.dumps(config))
+        argv = [binaries.need("kube-scheduler"), f"--config={path}", "--secure-port=0"]
+        return self.processes.start("kube-scheduler", [*argv, *self._gate_of_others()])
+
+    def _gate_of_others(self) -> list[str]:
+        newest = not self.kubernetes or self.kubernetes == binaries.kubernetes_version()
+        return ["--feature-gates=GenericWorkload=true"] if self.gangs and newest else []
+
+    def _wait_for_service_account(self, namespace: str) -> None:
+        """Pods of a namespace are refused until its service account is there."""
+
+        def is_there() -> bool:
+            try:
+                self.api("GET", f"/api/v1/namespaces/{namespace}/serviceaccounts/default")
+                self.api("GET", f"/api/v1/namespaces/{namespace}/configmaps/kube-root-ca.crt")
+            except ApiError:
+                return False
+            return True
+
+        self.processes.wait_until(f"{namespace} has a service account", is_there, self.manager)
+
+    def create_namespace(self, name: str, **labels: str) -> str:
+        """A namespace that takes pods at once; labels with ``__`` for ``/`` and ``_`` for ``-``."""
+        said = {k.replace("__", "/").replace("_", "-"): v for k, v in labels.items()}
+        self.api("POST", "/api/v1/namespaces", {"metadata": {"name": name, "labels": said}})
+        if self.controller_manager:
+            self._wait_for_service_account(name)
+        return name
+
+
+def main() -> None:
+    """Start a plane with a controller manager and hold it until Ctrl-C, for trying by hand."""
+    with ControlPlane(controller_manager=True) as plane:
+        print(f"export KUBECONFIG={plane.admin_kubeconfig}", flush=True)
+        try:
+            while True:
+                time.sleep(3600)
+        except KeyboardInterrupt:
+            print("ended")
+
+
+if __name__ == "__main__":
+    main()
