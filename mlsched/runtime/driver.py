@@ -141,6 +141,14 @@ class Driver:
             self._timer = loop.call_later(delay_s, self.post, TimerFired())
 
     async def _run_outbox(self) -> None:
+        try:
+            await self._empty_outbox()
+        except Exception as error:
+            self.broken.set()
+            self._on_problem(f"nothing can be recorded any more, stopping: {error!r}")
+            raise
+
+    async def _empty_outbox(self) -> None:
         while True:
             await self._work.wait()
             self._work.clear()

@@ -17,7 +17,13 @@ from mlsched.model.jobs import EndCause, Outcome
 
 REJECTIONS = frozenset(
     {
-        *("UnexpectedAdmissionError", "OutOfcpu", "OutOfmemory", "OutOfpods", "OutOfephemeral-storage"),
+        *(
+            "UnexpectedAdmissionError",
+            "OutOfcpu",
+            "OutOfmemory",
+            "OutOfpods",
+            "OutOfephemeral-storage",
+        ),
         *("OutOfnvidia.com/gpu", "NodeAffinity", "NodeName", "NodePorts", "TaintToleration"),
         *("NodeUnschedulable", "InvalidNodeInfo", "TopologyAffinityError", "AppArmor"),
     }
@@ -25,11 +31,15 @@ REJECTIONS = frozenset(
 """A kubelet's words for a pod that it never started. Source: kubelet/lifecycle/predicate.go and
 the device manager's admission."""
 
-EVICTIONS = frozenset({"Evicted", "Preempting", "Preempted", "NodeShutdown", "Terminated", "Shutdown"})
+EVICTIONS = frozenset(
+    {"Evicted", "Preempting", "Preempted", "NodeShutdown", "Terminated", "Shutdown"}
+)
 
 BROKEN_IMAGES = frozenset({"ErrImageNeverPull", "InvalidImageName"})
 """Waiting for these is in vain."""
-PULL_TROUBLES = frozenset({"ErrImagePull", "ImagePullBackOff", "RegistryUnavailable", "ImageInspectError"})
+PULL_TROUBLES = frozenset(
+    {"ErrImagePull", "ImagePullBackOff", "RegistryUnavailable", "ImageInspectError"}
+)
 """Tried again by the kubelet, and perhaps better later."""
 BROKEN_CONTAINERS = frozenset(
     {"CreateContainerConfigError", "CreateContainerError", "RunContainerError", "PreStartHookError"}
@@ -112,7 +122,9 @@ def _failure(
     pod: Pod, statuses: list[ContainerStatus], *, is_gone: bool, all_ended: bool
 ) -> Outcome | None:
     """Why a pod has failed, or will never succeed any more; None while it may."""
-    if all_ended and all(s.state.terminated and s.state.terminated.exit_code == 0 for s in statuses):
+    if all_ended and all(
+        s.state.terminated and s.state.terminated.exit_code == 0 for s in statuses
+    ):
         return None
     whole = _pod_failure(pod)
     if whole is not None:
@@ -175,13 +187,17 @@ def _container_failure(status: ContainerStatus) -> Outcome:
         text = f"rank {rank} used more memory than it may"
         return Outcome(EndCause.OUT_OF_MEMORY, 137, 9, rank, text)
     if end.reason in ("StartError", "ContainerCannotRun"):
-        return Outcome(_start_cause(message), 127 if "not found" in message else 126, 0, rank, message)
+        return Outcome(
+            _start_cause(message), 127 if "not found" in message else 126, 0, rank, message
+        )
     if end.reason == "ContainerStatusUnknown":
         text = "its node cannot tell how it ended"
         return Outcome(EndCause.NODE_LOST, None, 0, rank, text)
     if end.exit_code > 128 and end.exit_code < 128 + 65:
         signal = end.exit_code - 128
-        return Outcome(EndCause.SIGNALLED, end.exit_code, signal, rank, f"killed by signal {signal}")
+        return Outcome(
+            EndCause.SIGNALLED, end.exit_code, signal, rank, f"killed by signal {signal}"
+        )
     return Outcome(EndCause.EXITED, end.exit_code, 0, rank, f"ended with exit code {end.exit_code}")
 
 

@@ -54,9 +54,7 @@ class Binder:
         self._jobs_of_pods.update((pod.metadata.key, job.id) for pod in pods)
         groups = zip(pods, job.placements, strict=True)
         wrong = await asyncio.gather(*(self._bind(pod, group.node) for pod, group in groups))
-        errors = {
-            pod.metadata.key: text for pod, text in zip(pods, wrong, strict=True) if text
-        }
+        errors = {pod.metadata.key: text for pod, text in zip(pods, wrong, strict=True) if text}
         self._open[job.id] = (job, errors)
         self._settle(job.id)
 

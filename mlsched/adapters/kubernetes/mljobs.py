@@ -252,9 +252,7 @@ class MLJobs:
         """
         namespace, _, name = key.partition("/")
         try:
-            found = await insist(
-                lambda: self._api.get(job_path(namespace, name)), self._on_problem
-            )
+            found = await insist(lambda: self._api.get(job_path(namespace, name)), self._on_problem)
         except ApiError:
             return False
         one = self.reflector.put(found)

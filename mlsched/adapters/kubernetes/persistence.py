@@ -35,5 +35,5 @@ async def insist(
             on_problem(str(error))
         except NoAnswerError as error:
             on_problem(error.message)
-        await asyncio.sleep(max(after_s, delay_s * random.uniform(0.5, 1)))  # noqa: S311
+        await asyncio.sleep(max(after_s, delay_s * random.uniform(0.5, 1)))
         delay_s = min(2 * delay_s, DELAY_S_MAX)

@@ -76,7 +76,7 @@ class Reflector(Generic[T]):
         self._api = api
         self._path = path
         self._decoder = msgspec.json.Decoder(kind)
-        self._handle = handle
+        self.handle = handle
         self._params = dict(params or {})
         self._on_problem = on_problem
         self._silence_s_max = silence_s_max
@@ -111,7 +111,7 @@ class Reflector(Generic[T]):
                 self._on_problem(f"{self._path}: {error.message}")
             if self._heard_s > heard_s:
                 delay_s = DELAY_S_MIN
-            await asyncio.sleep(max(after_s, delay_s * random.uniform(0.5, 1)))  # noqa: S311
+            await asyncio.sleep(max(after_s, delay_s * random.uniform(0.5, 1)))
             delay_s = min(2 * delay_s, DELAY_S_MAX)
 
     async def list_all(self) -> None:
@@ -183,7 +183,7 @@ class Reflector(Generic[T]):
         one = self._decode(last)
         if one is not None and known.metadata.version < metadata.version:
             self.objects[metadata.key] = one
-            self._handle(known, one)
+            self.handle(known, one)
         self._remove(metadata.key, metadata.version)
 
     def put(self, body: bytes) -> T:
@@ -215,12 +215,12 @@ class Reflector(Generic[T]):
                 self._remove(key, before.metadata.version)
                 before = None
         self.objects[key] = one
-        self._handle(before, one)
+        self.handle(before, one)
 
     def _remove(self, key: str, version: int) -> None:
         before = self.objects.pop(key)
         self._note_gone(key, before.metadata.uid, max(version, before.metadata.version))
-        self._handle(before, None)
+        self.handle(before, None)
 
     def _note_gone(self, key: str, uid: str, version: int) -> None:
         self._gone.pop(key, None)

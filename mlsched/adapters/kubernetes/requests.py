@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+
 from mlsched.adapters.kubernetes.objects import (
     Container,
     Pod,
@@ -147,4 +148,3 @@ def _selector(pod: Pod) -> dict[str, str]:
             raise UnsupportedPodError(f"its node affinity asks for {one.key} {one.operator}")
         labels[one.key] = one.values[0]
     return labels
-

@@ -1,0 +1,344 @@
+"""The controller of a cluster: the same controller as on one machine, with Kubernetes ports.
+
+Watches become events, events go through the driver, and what it decides goes out as pods, bindings
+and statuses. Crash-only: everything is read anew at each start, and nothing is kept but in the API
+server. What happens in one turn of the loop is folded in one step.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import socket
+import time
+import uuid
+from collections.abc import Callable, Coroutine
+from typing import Any
+
+from msgspec import Struct
+
+from mlsched.adapters.kubernetes.actuators import PodActuator
+from mlsched.adapters.kubernetes.apis import Api, ApiError
+from mlsched.adapters.kubernetes.binders import Binder
+from mlsched.adapters.kubernetes.configs import Access
+from mlsched.adapters.kubernetes.gangs import Gangs, is_foreign
+from mlsched.adapters.kubernetes.leases import Lease, LeaseLostError, Timing
+from mlsched.adapters.kubernetes.mljobs import MLJob, MLJobs
+from mlsched.adapters.kubernetes.nodes import LayerRule, build_node, is_out_of_service
+from mlsched.adapters.kubernetes.notices import Notices
+from mlsched.adapters.kubernetes.objects import NodeObject, Pod, PodGroup, QueueObject
+from mlsched.adapters.kubernetes.reflectors import Reflector
+from mlsched.adapters.kubernetes.usages import Usages
+from mlsched.model.events import (
+    Event,
+    JobRestored,
+    NodeLost,
+    NodeObserved,
+    QueueObserved,
+)
+from mlsched.model.jobs import Job
+from mlsched.model.specs import API_VERSION
+from mlsched.runtime.controller import Controller, RetrySettings
+from mlsched.runtime.driver import Driver
+
+LEASE_NAME = "mlsched-controller"
+BATCH_MAX = 128
+"""Statuses written at once before the pods that they allow are made."""
+
+POD_GROUPS = "/apis/scheduling.k8s.io/v1beta1/podgroups"
+
+
+class ClusterSettings(Struct, frozen=True):
+    """How a cluster is scheduled."""
+
+    namespace: str = "default"
+    """Where the lease is."""
+    image: str = ""
+    """For jobs that name none."""
+    layers: tuple[LayerRule, ...] = ()
+    timing: Timing = Timing()
+    retry: RetrySettings = RetrySettings()
+
+
+class ClusterController:
+    """Schedules one cluster for as long as it holds the lease.
+
+    Args:
+        access: Which API server, and as whom.
+        on_problem: Takes one line for the log.
+    """
+
+    def __init__(
+        self,
+        access: Access,
+        settings: ClusterSettings,
+        on_problem: Callable[[str], None] = lambda line: None,
+    ) -> None:
+        self._settings = settings
+        self._on_problem = on_problem
+        identity = f"{socket.gethostname()}_{os.getpid()}_{uuid.uuid4().hex[:8]}"
+        self._lease_api = Api(access)
+        self.lease = Lease(
+            self._lease_api, settings.namespace, LEASE_NAME, identity, settings.timing
+        )
+        self.api = Api(access, self.lease.check)
+        self.started = asyncio.Event()
+        self._events: list[Event] = []
+        self._is_due = False
+        self._dirty_nodes: dict[str, None] = {}
+        self._tasks: list[asyncio.Task[Any]] = []
+        self._adoptions: set[asyncio.Task[None]] = set()
+        self._make_parts()
+
+    def _make_parts(self) -> None:
+        problem = self._on_problem
+        self.notices = Notices(self.api)
+        self.mljobs = MLJobs(
+            self.api,
+            self._emit_of_job,
+            epoch=lambda: self.lease.epoch,
+            now_ms=_now_ms,
+            on_saved=self.notices.tell,
+            on_problem=problem,
+        )
+        self.nodes = Reflector(self.api, "/api/v1/nodes", NodeObject, on_problem=problem)
+        self.pods = Reflector(self.api, "/api/v1/pods", Pod, on_problem=problem)
+        self.queues = Reflector(
+            self.api, f"/apis/{API_VERSION}/mlqueues", QueueObject, on_problem=problem
+        )
+        self.pod_groups = Reflector(self.api, POD_GROUPS, PodGroup, on_problem=problem)
+        self.actuator = PodActuator(
+            self.api,
+            self.pods,
+            self.mljobs.owner_of,
+            self._emit,
+            image=self._settings.image,
+            on_problem=problem,
+        )
+        self.gangs = Gangs(self.mljobs.next_seq, self.notices.refuse)
+        self.binder = Binder(self.api, self.gangs, self._emit, self._recount, problem)
+        self.usages = Usages(lambda pod: self.actuator.owns(pod) or self.gangs.owns(pod))
+        self.controller = Controller(retry=self._settings.retry, checks=True)
+        self.driver = Driver(
+            self.controller,
+            self.mljobs,
+            _Router(self.actuator, self.binder),
+            batch_max=BATCH_MAX,
+            on_problem=problem,
+        )
+
+    async def run(self, stop: asyncio.Event) -> None:
+        """Wait for the lease, then schedule until told to stop.
+
+        Raises:
+            LeaseLostError: another controller took over, or may have.
+            InvariantError: a bug of ours; the next process starts from what is durable.
+        """
+        try:
+            if not await self._acquire(stop):
+                return
+            await self._begin()
+            await self._until(stop)
+        finally:
+            await self._close(clean=stop.is_set())
+
+    async def _acquire(self, stop: asyncio.Event) -> bool:
+        waiting = self._begin_task(self.lease.acquire())
+        stopping = asyncio.get_running_loop().create_task(stop.wait())
+        await asyncio.wait((waiting, stopping), return_when=asyncio.FIRST_COMPLETED)
+        self._tasks.remove(waiting)
+        for task in (waiting, stopping):
+            task.cancel()
+        return waiting.done() and not waiting.cancelled()
+
+    async def _begin(self) -> None:
+        """List everything, then take over what is there, in the order in which it was made."""
+        self._on_problem(f"holds the lease, epoch {self.lease.epoch}")
+        self._begin_task(self.lease.hold())
+        reflectors: list[Reflector[Any]] = [
+            self.nodes, self.pods, self.queues, self.mljobs.reflector
+        ]  # fmt: skip
+        if await self._serves_pod_groups():
+            reflectors.append(self.pod_groups)
+        for reflector in reflectors:
+            self._begin_task(reflector.run())
+        for reflector in reflectors:
+            await reflector.synced.wait()
+        self.driver.start()
+        for queue in self.queues.objects.values():
+            self._observe_queue(None, queue)
+        for group in self.pod_groups.objects.values():
+            self.gangs.observe_group(None, group)
+        for one in self.mljobs.in_order():
+            self.mljobs.observe(None, one)
+        for pod in sorted(self.pods.objects.values(), key=_creation):
+            self._observe_pod(None, pod)
+        for node in self.nodes.objects.values():
+            self._observe_node(None, node)
+        self._follow()
+        self.started.set()
+
+    def _follow(self) -> None:
+        self.queues.handle = self._observe_queue
+        self.pod_groups.handle = self.gangs_changed
+        self.mljobs.reflector.handle = self.mljobs.observe
+        self.pods.handle = self._observe_pod
+        self.nodes.handle = self._observe_node
+
+    async def _serves_pod_groups(self) -> bool:
+        try:
+            await self.api.get(POD_GROUPS, {"limit": 1})
+        except ApiError:
+            return False
+        return True
+
+    async def _until(self, stop: asyncio.Event) -> None:
+        stopping = self._begin_task(stop.wait())
+        breaking = self._begin_task(self.driver.broken.wait())
+        done, _ = await asyncio.wait(self._tasks, return_when=asyncio.FIRST_COMPLETED)
+        if breaking in done and self.mljobs.lost is not None:
+            raise self.mljobs.lost
+        for task in done - {stopping, breaking}:
+            task.result()
+
+    async def _close(self, *, clean: bool) -> None:
+        tasks = [*self._tasks, *self._adoptions]
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        await self.driver.close()
+        await self.actuator.close()
+        await self.mljobs.close()
+        await self.notices.close()
+        if clean:
+            await self.lease.release()
+        await self.api.close()
+        await self._lease_api.close()
+
+    def _begin_task(self, work: Coroutine[Any, Any, Any]) -> asyncio.Task[Any]:
+        task = asyncio.get_running_loop().create_task(work)
+        self._tasks.append(task)
+        return task
+
+    def _emit_of_job(self, event: Event) -> None:
+        """As `_emit`; pods of a job that is placed already are ours from now on."""
+        self._emit(event)
+        if isinstance(event, JobRestored) and event.job.state.is_placed:
+            self.actuator.track(event.job)
+            task = asyncio.get_running_loop().create_task(self._adopt(event.job))
+            self._adoptions.add(task)
+            task.add_done_callback(self._adoptions.discard)
+
+    async def _adopt(self, job: Job) -> None:
+        await self.started.wait()
+        await self.actuator.adopt(job)
+
+    def _emit(self, event: Event) -> None:
+        self._events.append(event)
+        self._soon()
+
+    def _soon(self) -> None:
+        if not self._is_due:
+            self._is_due = True
+            asyncio.get_running_loop().call_soon(self._flush)
+
+    def _flush(self) -> None:
+        """One step with everything that happened since the last one."""
+        self._is_due = False
+        nodes = [self._node_event(name) for name in self._dirty_nodes]
+        self._dirty_nodes = {}
+        told, self._events = self._events, []
+        events = [*(one for one in nodes if one is not None), *told, *self.gangs.flush()]
+        if events:
+            self.driver.post(*events)
+
+    def _observe_queue(self, before: QueueObject | None, after: QueueObject | None) -> None:
+        one = after or before
+        if one is not None:
+            paused = after is not None and after.spec.paused
+            self._emit(QueueObserved(one.metadata.name, paused, one.metadata.namespace))
+
+    def gangs_changed(self, before: PodGroup | None, after: PodGroup | None) -> None:
+        """A core PodGroup changed."""
+        self.gangs.observe_group(before, after)
+        self._soon()
+
+    def _observe_pod(self, before: Pod | None, after: Pod | None) -> None:
+        self.actuator.observe(before, after)
+        self.gangs.observe(before, after)
+        pod = after or before
+        if pod is not None:
+            self.binder.observe(pod)
+        self._count(before, after)
+        self._soon()
+
+    def _recount(self, keys: list[str]) -> None:
+        """Pods whose owner has changed count otherwise than before."""
+        for key in keys:
+            pod = self.pods.objects.get(key)
+            if pod is not None:
+                self._count(None, pod)
+
+    def _count(self, before: Pod | None, after: Pod | None) -> None:
+        node = self.usages.observe(before, after)
+        if node:
+            self._dirty_nodes[node] = None
+            self._soon()
+
+    def _observe_node(self, before: NodeObject | None, after: NodeObject | None) -> None:
+        one = after or before
+        if one is None:
+            return
+        self._dirty_nodes[one.metadata.name] = None
+        if after is None:
+            self.actuator.lose_node(one.metadata.name, f"node {one.metadata.name} was removed")
+        elif is_out_of_service(after):
+            text = f"node {one.metadata.name} was declared out of service"
+            self.actuator.lose_node(one.metadata.name, text)
+        self._soon()
+
+    def _node_event(self, name: str) -> Event | None:
+        node = self.nodes.objects.get(name)
+        if node is None:
+            return NodeLost(name)
+        ledger = self.controller.ledger
+        try:
+            built = build_node(
+                node,
+                self.usages.of(name),
+                lambda slot: ledger.holder_of(slot) is not None,
+                self._settings.layers,
+            )
+        except ValueError as error:
+            self._on_problem(f"node {name} is left alone: {error}")
+            return NodeLost(name)
+        return NodeObserved(built)
+
+
+class _Router:
+    """Sends each attempt to whoever can carry it out."""
+
+    def __init__(self, pods: PodActuator, foreign: Binder) -> None:
+        self._pods = pods
+        self._foreign = foreign
+
+    async def launch(self, job: Job) -> None:
+        await (self._foreign if is_foreign(job.id) else self._pods).launch(job)
+
+    async def adopt(self, job: Job) -> None:
+        await (self._foreign if is_foreign(job.id) else self._pods).adopt(job)
+
+    async def stop(self, job_id: str, attempt: int, grace_s: int) -> None:
+        target = self._foreign if is_foreign(job_id) else self._pods
+        await target.stop(job_id, attempt, grace_s)
+
+
+def _creation(pod: Pod) -> tuple[str, int]:
+    return pod.metadata.creation_timestamp, pod.metadata.version
+
+
+def _now_ms() -> int:
+    return time.time_ns() // 1_000_000
+
+
+__all__ = ["ClusterController", "ClusterSettings", "LeaseLostError", "MLJob"]
