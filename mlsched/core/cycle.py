@@ -5,6 +5,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from msgspec.structs import replace
 
 from mlsched.core.feasibility import never_fits, shortage
@@ -12,10 +14,18 @@ from mlsched.core.gates import gate
 from mlsched.core.ledger import Ledger
 from mlsched.core.placement import describe_choice, place
 from mlsched.core.policies import Policy
-from mlsched.model.jobs import GroupPlacement, Job
+from mlsched.model.jobs import GroupPlacement, Job, needs_of
 from mlsched.model.reasons import Reason, ReasonCode
 from mlsched.model.resources import GroupNeed, need_of
 from mlsched.model.snapshots import ClusterSnapshot, Plan
+
+Shape = tuple[GroupNeed, int] | tuple[GroupNeed, ...]
+"""What jobs have in common that fit, or do not fit, together."""
+
+
+def shape_of(job: Job) -> Shape:
+    """The need of each group and their number; all needs for a gang whose members differ."""
+    return job.needs or (need_of(job.spec), job.spec.nodes)
 
 
 def decide(snapshot: ClusterSnapshot, ledger: Ledger, policy: Policy) -> Plan:
@@ -53,7 +63,7 @@ class _Cycle:
         self.blocked: Job | None = None
         self._names = {job_id: job.name for job_id, job in snapshot.placed.items()}
         self._array_running = dict(snapshot.array_running)
-        self._refused: dict[tuple[GroupNeed, int], Reason] = {}
+        self._refused: dict[Shape, Reason] = {}
         self._shadow: Ledger | None = None
 
     def consider(self, job: Job) -> None:
@@ -65,13 +75,13 @@ class _Cycle:
             self.reasons[job.id] = reason
 
     def _try_to_place(self, job: Job) -> Reason | None:
-        need, groups = need_of(job.spec), job.spec.nodes
-        shape = (need, groups)
+        shape = shape_of(job)
         if shape in self._refused:
             return self._refused[shape]
-        placements = place(need, groups, self.ledger)
+        needs = needs_of(job)
+        placements = place(needs, self.ledger)
         if placements is None:
-            reason = self._refuse(need, groups)
+            reason = self._refuse(needs)
             self._refused[shape] = reason
             if self.blocked is None and reason.code is not ReasonCode.NEVER_FITS:
                 self.blocked = job
@@ -81,12 +91,11 @@ class _Cycle:
         self._accept(job, placements)
         return None
 
-    def _refuse(self, need: GroupNeed, groups: int) -> Reason:
-        never = never_fits(need, groups, self.ledger.nodes.values())
-        return never or shortage(need, groups, self.ledger, self._names)
+    def _refuse(self, needs: Sequence[GroupNeed]) -> Reason:
+        return never_fits(needs, self.ledger) or shortage(needs, self.ledger, self._names)
 
     def _accept(self, job: Job, placements: tuple[GroupPlacement, ...]) -> None:
-        self.choices[job.id] = describe_choice(placements, self.ledger)
+        self.choices[job.id] = describe_choice(needs_of(job)[0], placements, self.ledger)
         self.ledger.take(job.id, placements)
         self.placements[job.id] = placements
         self._names[job.id] = job.name
@@ -102,8 +111,7 @@ class _Cycle:
             self._shadow = self._after_the_ones_ahead(self.blocked)
         savepoint = self._shadow.savepoint()
         self._shadow.take(job.id, placements)
-        need, groups = need_of(self.blocked.spec), self.blocked.spec.nodes
-        if place(need, groups, self._shadow) is not None:
+        if place(needs_of(self.blocked), self._shadow) is not None:
             return False
         self._shadow.rollback(savepoint)
         return True

@@ -35,7 +35,9 @@ def _words(text: str) -> tuple[str, ...]:
     return tuple(re.findall(r"[a-z0-9]+", text.lower()))
 
 
-def choose(free: Sequence[Device], need: GroupNeed) -> tuple[Device, ...] | None:
+def choose(
+    free: Sequence[Device], need: GroupNeed, *, heeds_health: bool = True
+) -> tuple[Device, ...] | None:
     """The devices that a group takes of those that are free on a node, or None.
 
     One model for the whole group where that is possible, the one with the least memory that will
@@ -43,7 +45,7 @@ def choose(free: Sequence[Device], need: GroupNeed) -> tuple[Device, ...] | None
     """
     if need.gpus == 0:
         return ()
-    fitting = [d for d in free if d.healthy and matches(d, need)]
+    fitting = [d for d in free if (d.healthy or not heeds_health) and matches(d, need)]
     if len(fitting) < need.gpus:
         return None
     by_kind = group_by_kind(fitting)

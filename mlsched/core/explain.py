@@ -10,10 +10,11 @@ from msgspec.structs import replace
 from mlsched.core.cycle import decide, trial
 from mlsched.core.devices import group_by_kind
 from mlsched.core.feasibility import never_fits
+from mlsched.core.filters import OPEN_LAYERS
 from mlsched.core.gates import dependency_failed, lost_dependency
 from mlsched.core.ledger import Ledger
 from mlsched.core.policies import Policy
-from mlsched.model.jobs import GroupPlacement, Job, JobState
+from mlsched.model.jobs import GroupPlacement, Job, JobState, count_gpus, needs_of
 from mlsched.model.reasons import Reason, ReasonCode
 from mlsched.model.resources import need_of, tasks_per_group
 from mlsched.model.snapshots import ClusterSnapshot
@@ -40,7 +41,7 @@ class Preview(Struct, frozen=True):
 
 def preview(job: Job, snapshot: ClusterSnapshot, ledger: Ledger, policy: Policy) -> Preview:
     """The decision on one more job, nothing stored: what ``--dry-run`` shows."""
-    never = never_fits(need_of(job.spec), job.spec.nodes, ledger.nodes.values())
+    never = never_fits(needs_of(job), ledger)
     if never is not None:
         return Preview(reason=never)
     lost = lost_dependency(job, snapshot.states)
@@ -70,7 +71,7 @@ def _position(job: Job, snapshot: ClusterSnapshot, policy: Policy) -> list[str]:
     ahead = [other for other in snapshot.candidates if policy.key(other) < key]
     if not ahead:
         return ["it is the first in the queue"]
-    gpus = sum(need_of(other.spec).gpus * other.spec.nodes for other in ahead)
+    gpus = sum(count_gpus(other) for other in ahead)
     jobs = "1 job is" if len(ahead) == 1 else f"{len(ahead)} jobs are"
     return [f"{jobs} ahead of it" + (f", asking for {gpus} GPUs in all" if gpus else "")]
 
@@ -89,6 +90,8 @@ def _history(job: Job) -> list[str]:
 
 def _unblocks(job: Job, snapshot: ClusterSnapshot, ledger: Ledger, policy: Policy) -> Iterator[str]:
     """Of each kind of change the smallest one with which the job would start now."""
+    if job.needs:
+        return
     others = tuple(other for other in snapshot.candidates if other.id != job.id)
     found: set[str] = set()
     for kind, text, spec in _alternatives(job.spec, ledger):
@@ -124,3 +127,13 @@ def _alternatives(spec: JobSpec, ledger: Ledger) -> Iterator[tuple[str, str, Job
     if need.memory_bytes or need.whole_memory:
         none = replace(spec, memory_per_node=0, memory_per_cpu=0, memory_per_gpu=0)
         yield "memory", "no --memory request", none
+    yield from _elsewhere(spec, ledger)
+
+
+def _elsewhere(spec: JobSpec, ledger: Ledger) -> Iterator[tuple[str, str, JobSpec]]:
+    """The same request, on other nodes."""
+    if spec.node_selector:
+        yield "selector", "no --node-selector", replace(spec, node_selector={})
+    layers = {node.layer for node in ledger.nodes.values()}
+    for layer in sorted(layers - {need_of(spec).layer, *OPEN_LAYERS}):
+        yield f"layer {layer}", f"--layer {layer}", replace(spec, layer=layer)

@@ -1,11 +1,11 @@
-"""What keeps a job from being placed although there may be room: dependencies, backoff, bounds."""
+"""What keeps a job waiting although there may be room: a paused queue, dependencies, bounds."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 
 from mlsched.core.lifecycle import is_satisfied
-from mlsched.model.jobs import Job, JobState, ResolvedDependency
+from mlsched.model.jobs import Job, JobState, ResolvedDependency, queue_keys
 from mlsched.model.reasons import Reason, ReasonCode
 from mlsched.model.snapshots import ClusterSnapshot
 
@@ -13,10 +13,24 @@ from mlsched.model.snapshots import ClusterSnapshot
 def gate(job: Job, snapshot: ClusterSnapshot, array_running: Mapping[str, int]) -> Reason | None:
     """The first gate that is shut, or None. The order is that of `ReasonCode`."""
     return (
-        _dependency_gate(job, snapshot)
+        _queue_gate(job, snapshot.paused_queues)
+        or _dependency_gate(job, snapshot)
         or _backoff_gate(job, snapshot)
         or _throttle_gate(job, array_running)
     )
+
+
+def _queue_gate(job: Job, paused: frozenset[str]) -> Reason | None:
+    """Shut when every queue that would do is paused."""
+    if not paused or any(key not in paused for key in queue_keys(job)):
+        return None
+    names = [job.spec.queue, *job.spec.queues]
+    text = (
+        f"queue {names[0]} is paused"
+        if len(names) == 1
+        else f"queues {', '.join(names)} are paused"
+    )
+    return Reason(ReasonCode.HELD, text, {"queues": names})
 
 
 def lost_dependency(job: Job, states: Mapping[str, JobState]) -> ResolvedDependency | None:

@@ -9,7 +9,7 @@ from collections.abc import Collection, Iterable, Mapping
 
 from mlsched.core.ledger import Ledger
 from mlsched.errors import InvariantError
-from mlsched.model.jobs import Job, JobState
+from mlsched.model.jobs import Job, JobState, needs_of
 from mlsched.model.reasons import Reason
 
 
@@ -30,7 +30,7 @@ def gang_whole_or_absent(jobs: Iterable[Job]) -> list[str]:
     """A job holds all of its groups, or nothing; only placed jobs hold anything."""
     broken: list[str] = []
     for job in jobs:
-        wanted = job.spec.nodes if job.state.is_placed else 0
+        wanted = len(needs_of(job)) if job.state.is_placed else 0
         if len(job.placements) != wanted:
             broken.append(f"{job.name} is {job.state} with {len(job.placements)} groups")
     return broken

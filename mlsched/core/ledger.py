@@ -32,6 +32,9 @@ class Ledger:
         self._milli_cpus: dict[str, int] = {}
         self._memory_bytes: dict[str, int] = {}
         self._free_devices: dict[str, int] = {}
+        self._groups: dict[str, int] = {}
+        self._layers: dict[str, int] = {}
+        self._empty: Ledger | None = None
         self._holders: dict[str, str] = {}
         self._held: dict[str, tuple[GroupPlacement, ...]] = {}
         self._log: list[_Undo] = []
@@ -51,9 +54,24 @@ class Ledger:
         """Placements by the id of the job that holds them."""
         return self._held
 
+    @property
+    def empty(self) -> Ledger:
+        """The same nodes with nothing held, kept up to date; callers roll back what they try.
+
+        Cost: O(nodes) the first time.
+        """
+        if self._empty is None:
+            self._empty = Ledger(self._nodes.values())
+        return self._empty
+
     def observe(self, node: Node) -> None:
         """Add a node, or replace what is known of it; what jobs hold on it stays held."""
+        if self._empty is not None:
+            self._empty.observe(node)
         before = self._nodes.get(node.name)
+        if before is not None:
+            self._layers[before.layer] -= 1
+        self._layers[node.layer] = self._layers.get(node.layer, 0) + 1
         if before is None:
             last = next(reversed(self._nodes), "")
             self._nodes[node.name] = node
@@ -62,6 +80,7 @@ class Ledger:
             used = self._used_on(node.name)
             self._milli_cpus[node.name] = node.milli_cpus - used[0]
             self._memory_bytes[node.name] = node.memory_bytes - used[1]
+            self._groups[node.name] = used[2]
             self._count_devices(node)
             return
         self._nodes[node.name] = node
@@ -71,7 +90,11 @@ class Ledger:
 
     def forget(self, name: str) -> None:
         """Remove a node; placements on it stay with their jobs until these are released."""
-        self._nodes.pop(name, None)
+        gone = self._nodes.pop(name, None)
+        if gone is not None:
+            self._layers[gone.layer] -= 1
+        if self._empty is not None:
+            self._empty.forget(name)
 
     def take(self, job_id: str, placements: tuple[GroupPlacement, ...]) -> None:
         """Give a whole gang what it was placed on.
@@ -127,6 +150,14 @@ class Ledger:
         """How many devices `free_devices` would give; O(1)."""
         return self._free_devices[name]
 
+    def group_count(self, name: str) -> int:
+        """How many groups of jobs are on a node; O(1)."""
+        return self._groups[name]
+
+    def layer_size(self, layer: str) -> int:
+        """How many nodes are of a layer; O(1)."""
+        return self._layers.get(layer, 0)
+
     def holder_of(self, uuid: str) -> str | None:
         """Id of the job that holds a device."""
         return self._holders.get(uuid)
@@ -137,6 +168,7 @@ class Ledger:
             if group.node in self._milli_cpus:
                 self._milli_cpus[group.node] += sign * group.milli_cpus
                 self._memory_bytes[group.node] += sign * group.memory_bytes
+                self._groups[group.node] -= sign
             for uuid in group.devices:
                 if taking:
                     self._holders[uuid] = job_id
@@ -153,6 +185,7 @@ class Ledger:
         held = self._holders
         self._free_devices[node.name] = sum(d.uuid not in held for d in node.devices)
 
-    def _used_on(self, name: str) -> tuple[int, int]:
+    def _used_on(self, name: str) -> tuple[int, int, int]:
         groups = [g for placements in self._held.values() for g in placements if g.node == name]
-        return sum(g.milli_cpus for g in groups), sum(g.memory_bytes for g in groups)
+        cpus, memory = sum(g.milli_cpus for g in groups), sum(g.memory_bytes for g in groups)
+        return cpus, memory, len(groups)

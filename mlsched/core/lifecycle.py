@@ -80,6 +80,8 @@ _RETRIED = frozenset(
 REQUEUES_MAX = 5
 """Lost machines that one job survives. Source: default of Slurm's MaxBatchRequeue."""
 
+CANCELLED = Reason(ReasonCode.CANCELLED, "cancelled by its user")
+
 _PIDS_SHOWN = 5
 
 _LOST = frozenset(
@@ -158,7 +160,7 @@ def judge(job: Job, outcome: Outcome) -> tuple[Move, Reason]:
     if outcome.cause is EndCause.EXITED and outcome.exit_code == 0:
         return Move.SUCCEED, Reason(ReasonCode.COMPLETED, "ended with exit code 0")
     if job.cancel_requested:
-        return Move.CANCEL, Reason(ReasonCode.CANCELLED, "cancelled by its user")
+        return Move.CANCEL, CANCELLED
     reason = _reason_of(outcome)
     if outcome.cause is EndCause.REVOKED:
         return Move.REVOKE, reason
@@ -166,6 +168,22 @@ def judge(job: Job, outcome: Outcome) -> tuple[Move, Reason]:
     if is_requeued(job, outcome) or has_retry:
         return Move.RETRY, reason
     return Move.FAIL, reason
+
+
+def close_attempt(job: Job, outcome: Outcome) -> tuple[Job, Move, Reason]:
+    """The job with its newest attempt ended and a retry counted if one is used; what follows."""
+    move, reason = judge(job, outcome)
+    counts = move is Move.RETRY and not is_requeued(job, outcome)
+    attempts = (*job.attempts[:-1], replace(job.attempts[-1], outcome=outcome))
+    return replace(job, attempts=attempts, retries_used=job.retries_used + counts), move, reason
+
+
+def end(job: Job, move: Move, reason: Reason, wall_ms: int) -> Job:
+    """The job after its last move, holding nothing; it ended when its attempt did, else now."""
+    last = job.attempts[-1].outcome if job.attempts else None
+    if last is not None and job.state.is_placed and last.ended_at_ms:
+        wall_ms = last.ended_at_ms
+    return replace(advance(job, move, reason), placements=(), ended_at_ms=wall_ms)
 
 
 def is_requeued(job: Job, outcome: Outcome) -> bool:

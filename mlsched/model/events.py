@@ -54,6 +54,20 @@ class CancelRequested(Struct, frozen=True):
     grace_s: int | None = None
 
 
+class JobWithdrawn(Struct, frozen=True):
+    """The record of a job is gone: nothing is written of it any more, and what runs is stopped."""
+
+    job_id: str
+
+
+class QueueObserved(Struct, frozen=True):
+    """A queue exists; a queue that nobody told of is open."""
+
+    name: str
+    paused: bool
+    namespace: str = ""
+
+
 class AttemptStarted(Struct, frozen=True):
     """The user's process of this attempt was started."""
 
@@ -91,6 +105,8 @@ Event = (
     | JobSubmitted
     | JobRestored
     | CancelRequested
+    | JobWithdrawn
+    | QueueObserved
     | AttemptStarted
     | AttemptStuck
     | AttemptEnded

@@ -8,6 +8,7 @@ from typing import Literal
 from msgspec import Struct
 
 from mlsched.model.reasons import Reason
+from mlsched.model.resources import GroupNeed, need_of
 from mlsched.model.specs import JobSpec
 
 
@@ -168,9 +169,40 @@ class Job(Struct, frozen=True, omit_defaults=True):
     user: str = ""
     environment_id: str = ""
     """Which stored environment of the submitting shell the job runs with; spec.env goes on top."""
+    namespace: str = ""
+    """Where the names of its queues count, on Kubernetes; empty on one machine."""
+    needs: tuple[GroupNeed, ...] = ()
+    """One need a group, for gangs whose members differ; empty: all need what the spec says."""
 
     @property
     def gpus(self) -> tuple[str, ...]:
         """UUIDs that the job holds now; for an ended job those that it held last."""
         held = self.placements or (self.attempts[-1].placements if self.attempts else ())
         return tuple(uuid for group in held for uuid in group.devices)
+
+
+def needs_of(job: Job) -> tuple[GroupNeed, ...]:
+    """What each group of a job needs, in group order."""
+    return job.needs or (need_of(job.spec),) * job.spec.nodes
+
+
+def count_groups(job: Job) -> int:
+    """How many groups a job has; ``len(needs_of(job))``, O(1)."""
+    return len(job.needs) or job.spec.nodes
+
+
+def count_gpus(job: Job) -> int:
+    """GPUs that all groups of a job ask for together."""
+    if job.needs:
+        return sum(need.gpus for need in job.needs)
+    return need_of(job.spec).gpus * job.spec.nodes
+
+
+def queue_key(name: str, namespace: str = "") -> str:
+    """A queue as paused queues are known by: ``train``, or ``team-a/train`` on Kubernetes."""
+    return f"{namespace}/{name}" if namespace else name
+
+
+def queue_keys(job: Job) -> tuple[str, ...]:
+    """The queues that would do for a job, the best first."""
+    return tuple(queue_key(name, job.namespace) for name in (job.spec.queue, *job.spec.queues))

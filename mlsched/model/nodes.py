@@ -29,6 +29,20 @@ class Device(Struct, frozen=True):
         return bool(self.profile)
 
 
+class Taint(Struct, frozen=True):
+    """A mark that keeps jobs off a node unless they tolerate it, as Kubernetes has it."""
+
+    key: str
+    value: str = ""
+    effect: str = "NoSchedule"
+    """``NoSchedule``, ``NoExecute``, or ``PreferNoSchedule``: the node is the last choice."""
+
+    def __str__(self) -> str:
+        """``dedicated=infra:NoSchedule``, as kubectl writes it."""
+        value = f"={self.value}" if self.value else ""
+        return f"{self.key}{value}:{self.effect}"
+
+
 class Node(Struct, frozen=True):
     """One machine: what it has in all, whether used or not."""
 
@@ -37,7 +51,14 @@ class Node(Struct, frozen=True):
     memory_bytes: int
     devices: tuple[Device, ...] = ()
     layer: str = "local"
-    """Which layer of the platform the node belongs to: gpu, data, storage, ..., or local."""
+    """Which layer of the platform the node belongs to: gpu, data, storage, ..., or local.
+
+    A node of layer ``local`` or of none takes jobs of every layer.
+    """
     schedulable: bool = True
     gpu_note: str = ""
     """Why the node has no usable inventory, when it has none: one line for people."""
+    labels: dict[str, str] = {}
+    taints: tuple[Taint, ...] = ()
+    pods_max: int = 0
+    """Node groups that it can run at once, pods of others taken off; 0 means no bound."""

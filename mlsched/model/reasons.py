@@ -22,6 +22,7 @@ class ReasonCode(StrEnum):
     RETRY_BACKOFF = "RetryBackoff"
     ARRAY_THROTTLED = "ArrayThrottled"
     DEVICES_UNHEALTHY = "DevicesUnhealthy"
+    NODES_UNAVAILABLE = "NodesUnavailable"
     WAITING_FOR_CAPACITY = "WaitingForCapacity"
     FRAGMENTED = "Fragmented"
     LOWER_PRIORITY = "LowerPriority"

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 from msgspec import Struct
 
-from mlsched.model.specs import ALL_MEMORY, JobSpec
+from mlsched.model.specs import ALL_MEMORY, JobSpec, Toleration
+
+GPU_LAYER = "gpu"
+DATA_LAYER = "data"
 
 
 class GroupNeed(Struct, frozen=True):
@@ -19,6 +22,11 @@ class GroupNeed(Struct, frozen=True):
     gpu_memory_min_bytes: int = 0
     whole_memory: bool = False
     """All the memory of the node, whatever it is."""
+    layer: str = ""
+    """Layer of the nodes that will do; empty: any."""
+    selector: tuple[tuple[str, str], ...] = ()
+    """Labels that the node must have, with their values, in the order of their names."""
+    tolerations: tuple[Toleration, ...] = ()
 
 
 def tasks_per_group(spec: JobSpec) -> int:
@@ -39,7 +47,8 @@ def need_of(spec: JobSpec) -> GroupNeed:
     """The need of one node group; all groups of a job need the same.
 
     Totals (``gpus``, ``tasks``) are divided over the groups and rounded up. Of several ways to say
-    one thing the most specific wins: per node, then per task, then in all.
+    one thing the most specific wins: per node, then per task, then in all. Without a layer, jobs
+    with GPUs go to layer ``gpu`` and others to layer ``data``.
     """
     per_group = tasks_per_group(spec)
     gpus = spec.gpus_per_node or spec.gpus_per_task * per_group or -(-spec.gpus // spec.nodes)
@@ -58,4 +67,7 @@ def need_of(spec: JobSpec) -> GroupNeed:
         mig=spec.mig,
         gpu_memory_min_bytes=spec.gpu_memory_min_bytes,
         whole_memory=whole,
+        layer=spec.layer or (GPU_LAYER if gpus else DATA_LAYER),
+        selector=tuple(sorted(spec.node_selector.items())),
+        tolerations=spec.tolerations,
     )

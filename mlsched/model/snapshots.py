@@ -25,6 +25,8 @@ class ClusterSnapshot(Struct, frozen=True):
     """Elements of each array that hold something now."""
     backoff_until_ms: Mapping[str, int] = {}
     """Monotonic instant before which a job must not be tried again."""
+    paused_queues: frozenset[str] = frozenset()
+    """Queues whose jobs wait, by `mlsched.model.jobs.queue_key`."""
 
 
 class Plan(Struct, frozen=True):

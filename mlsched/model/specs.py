@@ -51,6 +51,18 @@ class ArraySpec(
     """How many may run at once; 0 means no bound."""
 
 
+class Toleration(Struct, frozen=True, rename="camel", forbid_unknown_fields=True):
+    """Leave to run on nodes with a matching taint, as Kubernetes has it.
+
+    An empty key with ``Exists`` matches every taint; an empty effect matches every effect.
+    """
+
+    key: str = ""
+    operator: Literal["Exists", "Equal"] = "Equal"
+    value: str = ""
+    effect: Literal["", "NoSchedule", "PreferNoSchedule", "NoExecute"] = ""
+
+
 class JobSpec(Struct, frozen=True, rename="camel", forbid_unknown_fields=True, omit_defaults=True):
     """Everything that decides what is run and what it needs.
 
@@ -91,6 +103,14 @@ class JobSpec(Struct, frozen=True, rename="camel", forbid_unknown_fields=True, o
     gpu_memory_min_bytes: int = 0
     constraint: str = ""
     """Slurm's ``--constraint`` on GPU models: names joined by ``|``; empty takes any."""
+
+    image: str = ""
+    """Container image on Kubernetes; on one machine it is not used."""
+    layer: str = ""
+    """Layer to run on; empty: ``gpu`` for jobs with GPUs, ``data`` for others."""
+    node_selector: dict[str, str] = {}
+    """Labels that a node must have, each with this value."""
+    tolerations: tuple[Toleration, ...] = ()
 
     queue: str = "default"
     queues: tuple[str, ...] = ()

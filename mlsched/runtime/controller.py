@@ -6,21 +6,22 @@ out the same commands; nothing here knows which of them it serves.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 from msgspec import Struct
 from msgspec.structs import replace
 
 from mlsched.core import invariants
 from mlsched.core.cycle import decide
-from mlsched.core.gates import dependency_failed, lost_dependency
+from mlsched.core.gates import dependency_failed
 from mlsched.core.ledger import Ledger
 from mlsched.core.lifecycle import (
+    CANCELLED,
     Move,
     advance,
     cannot_be_killed,
-    is_requeued,
-    judge,
+    close_attempt,
+    end,
     place,
     start,
 )
@@ -36,13 +37,16 @@ from mlsched.model.events import (
     Instant,
     JobRestored,
     JobSubmitted,
+    JobWithdrawn,
     NodeLost,
     NodeObserved,
+    QueueObserved,
 )
-from mlsched.model.jobs import Job, JobState
+from mlsched.model.jobs import Job, queue_key
 from mlsched.model.reasons import Reason, ReasonCode
 from mlsched.model.snapshots import ClusterSnapshot
 from mlsched.runtime.arrays import Arrays
+from mlsched.runtime.dependencies import Dependencies
 
 
 class RetrySettings(Struct, frozen=True):
@@ -79,9 +83,10 @@ class Controller:
         self.ledger = Ledger()
         self._checks = checks
         self._placed: dict[str, Job] = {}
-        self._states: dict[str, JobState] = {}
-        self._dependents: dict[str, list[str]] = {}
+        self._dependencies = Dependencies()
         self._arrays = Arrays()
+        self._paused_queues: frozenset[str] = frozenset()
+        self._withdrawn: dict[str, JobSubmitted | JobRestored | None] = {}
         self._backoff_until_ms: dict[str, int] = {}
         self._blocked: str | None = None
         self._fresh: dict[str, None] = {}
@@ -128,33 +133,33 @@ class Controller:
                 self._accept(event, now)
             case CancelRequested():
                 self._cancel(event, now)
+            case JobWithdrawn():
+                self._withdraw(event, now)
+            case QueueObserved():
+                self._observe_queue(event)
             case AttemptStarted():
                 self._started(event)
             case AttemptStuck():
                 self._stuck(event)
             case AttemptEnded():
                 self._ended(event, now)
-            case NodeObserved():
-                if self.ledger.nodes.get(event.node.name) != event.node:
-                    self.ledger.observe(event.node)
-                    self._look_at_all = True
-            case NodeLost():
-                self.ledger.forget(event.name)
-                self._look_at_all = True
+            case NodeObserved() | NodeLost():
+                self._observe_node(event)
             case _:
                 pass
 
     def _accept(self, event: JobSubmitted | JobRestored, now: Instant) -> None:
         job = event.job
         if job.id in self.jobs:
+            if job.id in self._withdrawn:
+                self._withdrawn[job.id] = event
             return
         for other, state in event.ended.items():
             if job.array is not None and other == job.array.array_id:
                 self._arrays.note_ended(other, state)
             else:
-                self._states[other] = state
-        for dependency in job.after:
-            self._dependents.setdefault(dependency.job_id, []).append(job.id)
+                self._dependencies.note_ended(other, state)
+        self._dependencies.add(job)
         if isinstance(event, JobSubmitted):
             self._put(job)
         else:
@@ -165,16 +170,22 @@ class Controller:
                 self._stop(job)
             return
         self._fresh[job.id] = None
-        self._check_dependencies(job, now)
+        lost = self._dependencies.lost(job)
+        if job.cancel_requested or lost is not None:
+            why = dependency_failed(lost.name) if lost is not None else CANCELLED
+            self._finish(job, Move.CANCEL, why, now)
 
     def _cancel(self, event: CancelRequested, now: Instant) -> None:
         job = self.jobs.get(event.job_id)
         if job is None:
             return
+        successor = self._withdrawn.get(job.id)
+        if successor is not None:
+            wanted = replace(successor.job, cancel_requested=True)
+            self._withdrawn[job.id] = replace(successor, job=wanted)
+            return
         if not job.state.is_placed:
-            self._finish(
-                job, Move.CANCEL, Reason(ReasonCode.CANCELLED, "cancelled by its user"), now
-            )
+            self._finish(job, Move.CANCEL, CANCELLED, now)
             return
         reason = Reason(ReasonCode.CANCELLING, "was asked to stop, and has not ended yet")
         if job.reason is not None and job.reason.code is ReasonCode.CANNOT_BE_KILLED:
@@ -183,6 +194,35 @@ class Controller:
         job = replace(job, cancel_requested=True, cancel_grace_s=grace_s, reason=reason)
         self._put(job)
         self._stop(job)
+
+    def _withdraw(self, event: JobWithdrawn, now: Instant) -> None:
+        """A job that waits is forgotten at once; one that holds something once it has ended.
+
+        A job of the same id that is submitted meanwhile waits for that end.
+        """
+        job = self.jobs.get(event.job_id)
+        if job is None:
+            return
+        is_news = job.id not in self._withdrawn
+        self._withdrawn[job.id] = None
+        self._dirty.pop(job.id, None)
+        if is_news:
+            self._cancel(CancelRequested(job.id, job.cancel_grace_s), now)
+
+    def _observe_node(self, event: NodeObserved | NodeLost) -> None:
+        if isinstance(event, NodeLost):
+            self.ledger.forget(event.name)
+        elif self.ledger.nodes.get(event.node.name) != event.node:
+            self.ledger.observe(event.node)
+        else:
+            return
+        self._look_at_all = True
+
+    def _observe_queue(self, event: QueueObserved) -> None:
+        key = queue_key(event.name, event.namespace)
+        if (key in self._paused_queues) != event.paused:
+            self._paused_queues ^= {key}
+            self._look_at_all = True
 
     def _stop(self, job: Job) -> None:
         grace_s = job.spec.grace_seconds if job.cancel_grace_s is None else job.cancel_grace_s
@@ -203,19 +243,11 @@ class Controller:
         job = self._current(event.job_id, event.attempt)
         if job is None:
             return
-        outcome = event.outcome
-        move, reason = judge(job, outcome)
-        counts = move is Move.RETRY and not is_requeued(job, outcome)
-        attempt = replace(job.attempts[-1], outcome=outcome)
-        job = replace(
-            job,
-            attempts=(*job.attempts[:-1], attempt),
-            retries_used=job.retries_used + counts,
-        )
+        job, move, reason = close_attempt(job, event.outcome)
         if move is Move.RETRY or move is Move.REVOKE:
             self._again(job, move, reason, now)
         else:
-            self._finish(replace(job, exit_code=outcome.exit_code), move, reason, now)
+            self._finish(replace(job, exit_code=event.outcome.exit_code), move, reason, now)
 
     def _again(self, job: Job, move: Move, reason: Reason, now: Instant) -> None:
         tries = job.retries_used - 1 if move is Move.RETRY else 0
@@ -225,23 +257,22 @@ class Controller:
         self._put(replace(advance(job, move, reason), placements=(), started_at_ms=None))
 
     def _finish(self, job: Job, move: Move, reason: Reason, now: Instant) -> None:
-        """End a job, and with it every job that can now never run."""
+        """End a job, and with it every job that can now never run; then let its successor in."""
         waiting = [(job, move, reason)]
         while waiting:
             ending, how, why = waiting.pop()
-            ended_at_ms = now.wall_ms
-            last = ending.attempts[-1].outcome if ending.attempts else None
-            if last is not None and ending.state.is_placed and last.ended_at_ms:
-                ended_at_ms = last.ended_at_ms
-            ended = replace(advance(ending, how, why), placements=(), ended_at_ms=ended_at_ms)
+            ended = end(ending, how, why, now.wall_ms)
             self._release(ended.id)
             self._put(ended)
             for other in self._settle(ended):
-                lost = lost_dependency(other, self._states)
+                lost = self._dependencies.lost(other)
                 if lost is not None:
                     waiting.append((other, Move.CANCEL, dependency_failed(lost.name)))
                 else:
                     self._fresh[other.id] = None
+        successor = self._withdrawn.pop(job.id, None)
+        if successor is not None:
+            self._accept(successor, now)
 
     def _settle(self, ended: Job) -> list[Job]:
         """Forget an ended job; the pending jobs that depend on it or on its array."""
@@ -255,18 +286,8 @@ class Controller:
         whole = self._arrays.track(ended)
         if whole is not None and ended.array is not None:
             decided[ended.array.array_id] = whole
-        others: dict[str, Job] = {}
-        for name, state in decided.items():
-            for other_id in self._dependents.pop(name, ()):
-                self._states[name] = state
-                if other_id in self.jobs and _waits(self.jobs[other_id]):
-                    others[other_id] = self.jobs[other_id]
-        return list(others.values())
-
-    def _check_dependencies(self, job: Job, now: Instant) -> None:
-        lost = lost_dependency(job, self._states)
-        if lost is not None:
-            self._finish(job, Move.CANCEL, dependency_failed(lost.name), now)
+        others = (self.jobs.get(other) for other in self._dependencies.settle(decided))
+        return [other for other in others if other is not None and _waits(other)]
 
     def _release(self, job_id: str) -> None:
         if self.ledger.release(job_id):
@@ -282,7 +303,8 @@ class Controller:
 
     def _put(self, job: Job) -> None:
         self._remember(job)
-        self._dirty[job.id] = job
+        if job.id not in self._withdrawn:
+            self._dirty[job.id] = job
 
     def _remember(self, job: Job) -> None:
         if not job.state.is_ended:
@@ -331,20 +353,11 @@ class Controller:
             now=now,
             candidates=tuple(self.jobs[job_id] for job_id in ids),
             placed=self._placed,
-            states=self._known_states(ids),
+            states=self._dependencies.known_states((self.jobs[i] for i in ids), self.jobs),
             array_running=self._arrays.running(),
             backoff_until_ms=self._backoff_until_ms,
+            paused_queues=self._paused_queues,
         )
-
-    def _known_states(self, ids: Sequence[str]) -> Mapping[str, JobState]:
-        states: dict[str, JobState] = {}
-        for job_id in ids:
-            for dependency in self.jobs[job_id].after:
-                other = self.jobs.get(dependency.job_id)
-                state = other.state if other else self._states.get(dependency.job_id)
-                if state is not None:
-                    states[dependency.job_id] = state
-        return states
 
 
 def _waits(job: Job) -> bool:

@@ -67,10 +67,11 @@ def refuse_what_never_fits(spec: JobSpec, ledger: Ledger) -> None:
     Raises:
         NeverFitsError: with what was asked for and what exists.
     """
-    reason = never_fits(need_of(spec), spec.nodes, ledger.nodes.values())
+    reason = never_fits((need_of(spec),) * spec.nodes, ledger)
     if reason is not None:
+        it = "it " if reason.message.startswith(("asks ", "runs ")) else ""
         raise NeverFitsError(
-            f"this job can never run here: it {reason.message}.",
+            f"this job can never run here: {it}{reason.message}.",
             "Ask for less, or run 'mlsched gpus' to see what there is.",
         )
 

@@ -7,9 +7,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
-from mlsched.model.jobs import Attempt, GroupPlacement, Job, JobState, Outcome
+from mlsched.model.jobs import Attempt, GroupPlacement, Job, JobState, Outcome, count_gpus
 from mlsched.model.reasons import Reason
-from mlsched.model.resources import need_of
 
 JsonObject = dict[str, Any]
 
@@ -56,7 +55,7 @@ def job_view(job: Job, reason: Reason | None) -> JsonObject:
         "queue": job.spec.queue,
         "priority": job.spec.priority,
         "gpus": list(job.gpus),
-        "gpus_requested": need_of(job.spec).gpus * job.spec.nodes,
+        "gpus_requested": count_gpus(job),
         "user": job.user,
         "command": list(job.spec.command),
         "array": None,

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from msgspec import Struct
+from msgspec import Struct, to_builtins
 
 from mlsched.model.specs import JobSpec
 from mlsched.specs import values
@@ -86,6 +86,19 @@ _SIGNAL: Schema = {
         },
     ]
 }
+_TOLERATIONS: Schema = {
+    "type": "array",
+    "items": {
+        "type": "object",
+        "additionalProperties": False,
+        "properties": {
+            "key": _TEXT,
+            "operator": {"enum": ["Exists", "Equal"]},
+            "value": _TEXT,
+            "effect": {"enum": ["NoSchedule", "PreferNoSchedule", "NoExecute"]},
+        },
+    },
+}
 _AFTER: Schema = {
     "type": "array",
     "items": {
@@ -132,6 +145,10 @@ def _read_launch(found: object, where: str) -> str:
 
 def _write_signal(signal: Any) -> dict[str, Any]:
     return {"name": signal.name, "beforeEndSeconds": signal.before_end_seconds, "to": signal.to}
+
+
+def _write_tolerations(tolerations: Any) -> list[dict[str, str]]:
+    return [{key: text for key, text in to_builtins(one).items() if text} for one in tolerations]
 
 
 def _write_after(after: Any) -> list[dict[str, str]]:
@@ -188,6 +205,22 @@ FIELDS: tuple[Field, ...] = (
         _SIZE,
     ),
     _text("constraint", "GPU models that would do, joined by `|`: `v100|a100`."),
+    _text("image", "Container image on Kubernetes; on one machine it is not used."),
+    _text("layer", "Layer to run on; left out, `gpu` for jobs with GPUs and `data` for others."),
+    Field(
+        "node_selector",
+        values.read_text_map,
+        "Labels that a node must have, each with this value.",
+        _TEXT_MAP,
+        dict,
+    ),
+    Field(
+        "tolerations",
+        values.read_tolerations,
+        "Taints of nodes that do not keep the job away: `{key, operator, value, effect}`.",
+        _TOLERATIONS,
+        _write_tolerations,
+    ),
     _text("queue", "Queue to wait in."),
     Field(
         "queues",

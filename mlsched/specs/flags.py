@@ -223,6 +223,22 @@ FLAGS: tuple[Flag, ...] = (
         _text("constraint"),
         "GPU models that would do: 'v100|a100'.",
     ),
+    Flag(("--image",), "image", _text("image"), "Container image on Kubernetes.", "IMAGE"),
+    Flag(
+        ("--layer",),
+        "layer",
+        _text("layer"),
+        "Layer to run on; left out, gpu for jobs with GPUs and data for others.",
+        "NAME",
+    ),
+    Flag(
+        ("--node-selector",),
+        "node_selector",
+        _assignment("node_selector"),
+        "Label that a node must have.",
+        "KEY=VALUE",
+        True,
+    ),
     Flag(
         ("--time", "-t", "--max-duration"),
         "time_limit_seconds",

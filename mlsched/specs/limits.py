@@ -14,7 +14,7 @@ from collections.abc import Iterable, Mapping
 
 from mlsched.errors import SpecError
 from mlsched.model.resources import tasks_per_group
-from mlsched.model.specs import PRIORITY_MAX, ArraySpec, JobSpec, Metadata
+from mlsched.model.specs import PRIORITY_MAX, ArraySpec, JobSpec, Metadata, Toleration
 from mlsched.specs.problems import fault, key_path
 from mlsched.units import MILLI, SIZE_BYTES_MAX, SPAN_S_MAX
 
@@ -35,6 +35,7 @@ ARRAY_SIZE_MAX = 10_000
 ARRAY_INDEX_MAX = 4_000_000
 """Slurm's own bound on MaxArraySize. Source: slurm.conf(5)."""
 AFTER_MAX = 1_000
+TOLERATIONS_MAX = 100
 ANNOTATIONS_BYTES_MAX = 256 * 1024
 """Kubernetes' bound on all annotations of an object together."""
 
@@ -66,6 +67,7 @@ _LABEL_VALUE = re.compile(r"(?:[A-Za-z0-9](?:[-A-Za-z0-9_.]{0,61}[A-Za-z0-9])?)?
 _LABEL_NAME = re.compile(r"[A-Za-z0-9](?:[-A-Za-z0-9_.]{0,61}[A-Za-z0-9])?")
 _LABEL_PREFIX = re.compile(r"[a-z0-9](?:[-a-z0-9.]{0,251}[a-z0-9])?")
 _GPU_MODEL = re.compile(r"[A-Za-z0-9](?:[-A-Za-z0-9_.+ |]{0,126}[-A-Za-z0-9_.+])?")
+_IMAGE = re.compile(r"[A-Za-z0-9](?:[-A-Za-z0-9._:/@+]{0,510}[A-Za-z0-9])?")
 _JOB_REFERENCE = re.compile(r"[A-Za-z0-9][-A-Za-z0-9_.\[\]]{0,99}")
 _NAMES_OF_FIELDS = {
     "milli_cpus_per_task": "cpusPerTask",
@@ -169,6 +171,7 @@ def validate_spec(spec: JobSpec) -> None:
         )
     _check_sizes(spec)
     _check_gpus(spec)
+    _check_nodes(spec)
     _check_order(spec)
     check_labels(spec.labels, "spec.labels")
 
@@ -273,6 +276,32 @@ def _check_gpus(spec: JobSpec) -> None:
             f"share gpusPerNode: {spec.gpus_per_node}.",
             "Leave one of the two out.",
         )
+
+
+def _check_nodes(spec: JobSpec) -> None:
+    """What says where it may run: image, layer, labels and taints of nodes."""
+    if spec.image and _IMAGE.fullmatch(spec.image) is None:
+        expected = "a container image such as registry.example.org/team/train:1.2"
+        raise fault("spec.image", expected, spec.image)
+    if spec.layer and _DNS_LABEL.fullmatch(spec.layer) is None:
+        raise fault("spec.layer", "the name of a layer such as gpu or data", spec.layer)
+    check_labels(spec.node_selector, "spec.nodeSelector")
+    if len(spec.tolerations) > TOLERATIONS_MAX:
+        expected = f"at most {TOLERATIONS_MAX} tolerations"
+        raise fault("spec.tolerations", expected, list(spec.tolerations))
+    for position, one in enumerate(spec.tolerations):
+        _check_toleration(one, f"spec.tolerations[{position}]")
+
+
+def _check_toleration(one: Toleration, where: str) -> None:
+    if one.key:
+        _check_label_key(one.key, f"{where}.key")
+    elif one.operator != "Exists":
+        raise fault(f"{where}.operator", "Exists where there is no key", one.operator)
+    if one.value and one.operator == "Exists":
+        raise fault(f"{where}.value", "no value with the operator Exists", one.value)
+    if _LABEL_VALUE.fullmatch(one.value) is None:
+        raise fault(f"{where}.value", "at most 63 letters, digits, '-', '_' or '.'", one.value)
 
 
 def _check_order(spec: JobSpec) -> None:

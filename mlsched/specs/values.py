@@ -14,7 +14,14 @@ from decimal import Decimal
 from typing import Any, Literal, TypeAlias
 
 from mlsched.errors import SpecError
-from mlsched.model.specs import ALL_MEMORY, PRIORITIES, ArraySpec, Dependency, StopSignal
+from mlsched.model.specs import (
+    ALL_MEMORY,
+    PRIORITIES,
+    ArraySpec,
+    Dependency,
+    StopSignal,
+    Toleration,
+)
 from mlsched.specs.limits import (
     ARRAY_INDEX_MAX,
     ARRAY_SIZE_MAX,
@@ -325,3 +332,26 @@ def read_dependencies(found: object, where: str) -> tuple[Dependency, ...]:
     """A list of dependencies."""
     items = read_list(found, where)
     return tuple(read_dependency(item, f"{where}[{at}]") for at, item in enumerate(items))
+
+
+def read_tolerations(found: object, where: str) -> tuple[Toleration, ...]:
+    """A list of tolerations: objects as Kubernetes has them."""
+    items = read_list(found, where)
+    return tuple(_read_toleration(item, f"{where}[{at}]") for at, item in enumerate(items))
+
+
+def _read_toleration(found: object, where: str) -> Toleration:
+    fields = read_object(found, where)
+    _refuse_unknown(fields, ("key", "operator", "value", "effect"), where)
+    texts = {name: read_text(value, f"{where}.{name}") for name, value in fields.items()}
+    operator, effect = texts.get("operator", "Equal"), texts.get("effect", "")
+    if operator not in ("Exists", "Equal"):
+        raise fault(f"{where}.operator", "Exists or Equal", operator)
+    if effect not in ("", "NoSchedule", "PreferNoSchedule", "NoExecute"):
+        raise fault(f"{where}.effect", "NoSchedule, PreferNoSchedule or NoExecute", effect)
+    return Toleration(
+        texts.get("key", ""),
+        "Exists" if operator == "Exists" else "Equal",
+        texts.get("value", ""),
+        effect,  # type: ignore[arg-type]
+    )

@@ -17,9 +17,8 @@ from mlsched.core.ledger import Ledger
 from mlsched.core.placement import place
 from mlsched.core.policies.fifo import Fifo
 from mlsched.model.events import Instant
-from mlsched.model.jobs import Job, JobState
+from mlsched.model.jobs import Job, JobState, needs_of
 from mlsched.model.nodes import Device, Node
-from mlsched.model.resources import need_of
 from mlsched.model.snapshots import ClusterSnapshot, Plan
 from mlsched.testing import builders
 
@@ -64,7 +63,7 @@ class Case:
                 for other in placed.values():
                     if other.placements[0].node in only.nodes:
                         only.take(other.id, other.placements)
-                placements = place(need_of(job.spec), job.spec.nodes, only)
+                placements = place(needs_of(job), only)
                 if placements is None:
                     raise AssertionError(f"{job.name} does not fit on {self._running_on[job.id]}")
                 placed[job.id] = replace(job, state=JobState.RUNNING, placements=placements)

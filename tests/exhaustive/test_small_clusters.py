@@ -44,7 +44,7 @@ def test_a_gang_is_placed_exactly_when_it_fits_and_never_on_what_is_not_there(
     for gpus, cpus in NEEDS:
         most = groups_that_fit(shapes, gpus, cpus)
         for groups in (1, 2, 3, 4):
-            placed = place(GroupNeed(cpus * 1000, 0, gpus), groups, ledger)
+            placed = place((GroupNeed(cpus * 1000, 0, gpus),) * groups, ledger)
             assert (placed is not None) == (groups <= most), (gpus, cpus, groups)
             if placed is not None:
                 assert len(placed) == groups

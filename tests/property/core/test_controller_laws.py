@@ -9,6 +9,7 @@ from msgspec.structs import replace
 
 from mlsched.core.feasibility import never_fits
 from mlsched.core.invariants import check_all, within_capacity
+from mlsched.core.ledger import Ledger
 from mlsched.core.lifecycle import TRANSITIONS
 from mlsched.model.commands import LaunchAttempt, SaveJob, StopAttempt
 from mlsched.model.events import (
@@ -22,8 +23,7 @@ from mlsched.model.events import (
     JobSubmitted,
     NodeObserved,
 )
-from mlsched.model.jobs import EndCause, Job, JobState, Outcome
-from mlsched.model.resources import need_of
+from mlsched.model.jobs import EndCause, Job, JobState, Outcome, needs_of
 from mlsched.runtime.controller import Controller
 from mlsched.testing.builders import job, node
 
@@ -171,7 +171,7 @@ class ControllerMachine(RuleBasedStateMachine):
     def a_job_that_fits_an_empty_cluster_is_never_told_that_it_does_not(self) -> None:
         for job_id, reason in self.controller.reasons.items():
             one = self.controller.jobs[job_id]
-            fits = never_fits(need_of(one.spec), one.spec.nodes, self.nodes) is None
+            fits = never_fits(needs_of(one), Ledger(self.nodes)) is None
             assert not (fits and reason.code == "NeverFits")
 
     def teardown(self) -> None:
