@@ -24,6 +24,7 @@ RUN = "Run jobs"
 LOOK = "Look at jobs"
 CHANGE = "Change jobs"
 MACHINE = "This machine"
+CLUSTER = "Clusters"
 HELP = "Help"
 
 COMMANDS: dict[str, Entry] = {
@@ -45,6 +46,7 @@ COMMANDS: dict[str, Entry] = {
     "cancel": Entry("mlsched.cli.cancel:cancel", "Ask jobs to end.", CHANGE),
     "retry": Entry("mlsched.cli.retry:retry", "Submit a job again, perhaps changed.", CHANGE),
     "gpus": Entry("mlsched.cli.gpus:app", "Show each GPU, its health, and who holds it.", MACHINE),
+    "controller": Entry("mlsched.cli.controller:app", "Schedule a Kubernetes cluster.", CLUSTER),
     "server": Entry("mlsched.cli.server:COMMANDS", "The service: start, status, stop.", MACHINE),
     "doctor": Entry("mlsched.cli.doctor:doctor", "Check this installation.", MACHINE),
     "config": Entry("mlsched.cli.config:COMMANDS", "Settings: show, path.", MACHINE),

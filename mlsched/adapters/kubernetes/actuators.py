@@ -122,8 +122,7 @@ class PodActuator:
             await self._create(tracked)
         finally:
             tracked.is_creating = False
-        if tracked.verdict is not None:
-            self._delete_pods(tracked)
+        self._end_rest(tracked)
         self._look(tracked)
 
     async def adopt(self, job: Job) -> None:
@@ -194,6 +193,11 @@ class PodActuator:
         for task in list(self._tasks):
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
+
+    def _end_rest(self, tracked: _Tracked) -> None:
+        """Delete what an attempt that is decided has left."""
+        if tracked.verdict is not None:
+            self._delete_pods(tracked)
 
     def _is_over(self, tracked: _Tracked, group: int) -> bool:
         reading = tracked.readings.get(group)

@@ -17,19 +17,14 @@ from mlsched.model.jobs import EndCause, Outcome
 
 REJECTIONS = frozenset(
     {
-        *(
-            "UnexpectedAdmissionError",
-            "OutOfcpu",
-            "OutOfmemory",
-            "OutOfpods",
-            "OutOfephemeral-storage",
-        ),
-        *("OutOfnvidia.com/gpu", "NodeAffinity", "NodeName", "NodePorts", "TaintToleration"),
+        *("UnexpectedAdmissionError", "NodeAffinity", "NodeName", "NodePorts", "TaintToleration"),
         *("NodeUnschedulable", "InvalidNodeInfo", "TopologyAffinityError", "AppArmor"),
     }
 )
-"""A kubelet's words for a pod that it never started. Source: kubelet/lifecycle/predicate.go and
-the device manager's admission."""
+"""A kubelet's words, beside ``OutOf...``, for a pod that it never started.
+
+Source: kubelet/lifecycle/predicate.go, and the device manager's admission.
+"""
 
 EVICTIONS = frozenset(
     {"Evicted", "Preempting", "Preempted", "NodeShutdown", "Terminated", "Shutdown"}
@@ -122,26 +117,33 @@ def _failure(
     pod: Pod, statuses: list[ContainerStatus], *, is_gone: bool, all_ended: bool
 ) -> Outcome | None:
     """Why a pod has failed, or will never succeed any more; None while it may."""
-    if all_ended and all(
-        s.state.terminated and s.state.terminated.exit_code == 0 for s in statuses
-    ):
+    failed = _failed(statuses)
+    if all_ended and not failed:
         return None
     whole = _pod_failure(pod)
     if whole is not None:
         return whole
-    failed = [s for s in statuses if s.state.terminated and s.state.terminated.exit_code != 0]
-    failed.sort(key=lambda s: (s.state.terminated and s.state.terminated.finished_at) or "")
     if pod.metadata.deletion_timestamp is not None or is_gone:
-        if failed and not _was_killed(failed[0]):
-            return _container_failure(failed[0])
-        if is_gone or pod.is_over or all_ended:
-            return _deleted(pod)
-        return None
+        return _end_of_deleted(pod, failed, is_over=is_gone or pod.is_over or all_ended)
     if failed:
         return _container_failure(failed[0])
     if pod.status.phase == "Failed":
         return Outcome(EndCause.CANNOT_START, message=_short(pod.status.message or "pod failed"))
     return None
+
+
+def _failed(statuses: list[ContainerStatus]) -> list[ContainerStatus]:
+    """Containers that ended with an error, the first to end first."""
+    failed = [s for s in statuses if s.state.terminated and s.state.terminated.exit_code != 0]
+    failed.sort(key=lambda s: (s.state.terminated and s.state.terminated.finished_at) or "")
+    return failed
+
+
+def _end_of_deleted(pod: Pod, failed: list[ContainerStatus], *, is_over: bool) -> Outcome | None:
+    """Why a pod that is being deleted has failed: by itself before, or by being deleted."""
+    if failed and not _was_killed(failed[0]):
+        return _container_failure(failed[0])
+    return _deleted(pod) if is_over else None
 
 
 def _pod_failure(pod: Pod) -> Outcome | None:
@@ -187,18 +189,17 @@ def _container_failure(status: ContainerStatus) -> Outcome:
         text = f"rank {rank} used more memory than it may"
         return Outcome(EndCause.OUT_OF_MEMORY, 137, 9, rank, text)
     if end.reason in ("StartError", "ContainerCannotRun"):
-        return Outcome(
-            _start_cause(message), 127 if "not found" in message else 126, 0, rank, message
-        )
+        code = 127 if "not found" in message else 126
+        return Outcome(_start_cause(message), code, 0, rank, message)
     if end.reason == "ContainerStatusUnknown":
         text = "its node cannot tell how it ended"
         return Outcome(EndCause.NODE_LOST, None, 0, rank, text)
-    if end.exit_code > 128 and end.exit_code < 128 + 65:
+    if 128 < end.exit_code < 128 + 65:
         signal = end.exit_code - 128
-        return Outcome(
-            EndCause.SIGNALLED, end.exit_code, signal, rank, f"killed by signal {signal}"
-        )
-    return Outcome(EndCause.EXITED, end.exit_code, 0, rank, f"ended with exit code {end.exit_code}")
+        text = f"killed by signal {signal}"
+        return Outcome(EndCause.SIGNALLED, end.exit_code, signal, rank, text)
+    text = f"ended with exit code {end.exit_code}"
+    return Outcome(EndCause.EXITED, end.exit_code, 0, rank, text)
 
 
 def _start_cause(message: str) -> EndCause:

@@ -21,7 +21,8 @@ class Binder:
     """Binds the pods of a job, and tells that it is over once all are seen bound.
 
     Args:
-        refresh: Called with the keys of pods that count as others' from now on, before the end is told.
+        refresh: Called with the keys of pods that count as those of others from now on, before
+            the end is told.
     """
 
     def __init__(

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Iterable
+from functools import partial
 from typing import Any
 
 import msgspec
@@ -225,9 +226,9 @@ class MLJobs:
             return
         path = f"{job_path(known.owner.namespace, known.owner.name)}/status"
         while (one := self._current(key, known)) is not None:
+            body = self._body(one, known)
             try:
-                body = self._body(one, known)
-                found = await insist(lambda: self._api.replace(path, body), self._on_problem)
+                found = await insist(partial(self._api.replace, path, body), self._on_problem)
                 self.reflector.put(found)
                 break
             except ApiError as error:

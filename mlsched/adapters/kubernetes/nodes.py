@@ -69,7 +69,7 @@ def build_node(
     """The node as placement sees it: allocatable, less what pods of others take.
 
     Args:
-        others: What pods take that are not placed by the controller, by resource, ``pods`` among them.
+        others: What pods take that the controller did not place, by resource, ``pods`` among them.
         is_held: Whether one of the controller's jobs holds a slot: it stays whatever others take.
         rules: Which labels make which layer.
 

@@ -71,9 +71,9 @@ class TolerationObject(Struct):
     """A toleration as a pod has it."""
 
     key: str = ""
-    operator: str = "Equal"
+    operator: Literal["Exists", "Equal"] = "Equal"
     value: str = ""
-    effect: str = ""
+    effect: Literal["", "NoSchedule", "PreferNoSchedule", "NoExecute"] = ""
 
 
 class SchedulingGroup(Struct, rename="camel"):

@@ -54,7 +54,7 @@ class Owner(Struct, frozen=True):
 
 
 def stem_of(job: Job, owner: Owner) -> str:
-    """``NAME``, or ``NAME.INDEX`` of an element: a dot is in no name of a job, so none is met twice."""
+    """``NAME``, or ``NAME.INDEX`` of an element: no name of a job has a dot."""
     return f"{owner.name}.{job.array.index}" if job.array else owner.name
 
 
@@ -64,7 +64,7 @@ def pod_name(job: Job, owner: Owner, group: int) -> str:
 
 
 def service_name(job: Job, owner: Owner) -> str:
-    """Of the gang's headless service: a DNS label that begins with a letter, of this attempt only."""
+    """Of the gang's headless service: a DNS label that begins with a letter."""
     text = f"{owner.uid}/{stem_of(job, owner)}/{job.attempt}"
     digest = hashlib.blake2b(text.encode(), digest_size=4).hexdigest()
     first = owner.name if owner.name[:1].isalpha() else f"j{owner.name}"

@@ -37,7 +37,9 @@ class HasMetadata(Protocol):
     """An object with metadata."""
 
     @property
-    def metadata(self) -> Metadata: ...
+    def metadata(self) -> Metadata:
+        """Name, uid and version."""
+        ...
 
 
 T = TypeVar("T", bound=HasMetadata)
@@ -56,7 +58,7 @@ class Reflector(Generic[T]):
         silence_s_max: A watch on which nothing comes for so long is begun anew.
     """
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - one argument a thing that differs between kinds
         self,
         api: Api,
         path: str,
@@ -149,7 +151,7 @@ class Reflector(Generic[T]):
                 self._remove(key, listed_at)
 
     async def _watch(self) -> None:
-        params = {
+        params: dict[str, str | int] = {
             **self._params,
             "watch": "1",
             "allowWatchBookmarks": "true",

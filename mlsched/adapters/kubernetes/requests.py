@@ -115,8 +115,7 @@ def need_of_pod(pod: Pod) -> GroupNeed:
         mig=bool(profile),
         selector=tuple(sorted(_selector(pod).items())),
         tolerations=tuple(
-            Toleration(t.key, "Exists" if t.operator == "Exists" else "Equal", t.value, t.effect)
-            for t in pod.spec.tolerations
+            Toleration(t.key, t.operator, t.value, t.effect) for t in pod.spec.tolerations
         ),
     )
 

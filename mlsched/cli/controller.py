@@ -1,0 +1,85 @@
+"""``mlsched controller``: schedule a Kubernetes cluster."""
+
+from __future__ import annotations
+
+import sys
+from typing import Annotated, Any
+
+import typer
+
+app = typer.Typer(
+    invoke_without_command=True,
+    no_args_is_help=False,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+)
+
+
+@app.callback()
+def controller(  # noqa: PLR0913 - one parameter an option
+    ctx: typer.Context,
+    *,
+    kubeconfig: Annotated[
+        str, typer.Option("--kubeconfig", metavar="FILE", help="In place of KUBECONFIG.")
+    ] = "",
+    context: Annotated[
+        str, typer.Option("--context", "-c", metavar="NAME", help="Which context of it.")
+    ] = "",
+    namespace: Annotated[
+        str, typer.Option("--namespace", metavar="NAME", help="Where its lease is.")
+    ] = "",
+    image: Annotated[
+        str, typer.Option("--image", metavar="IMAGE", help="For jobs that name none.")
+    ] = "",
+    layer_rules: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--layer-rule",
+            metavar="LABEL[=VALUE]:LAYER",
+            help="Nodes with this label are of this layer; the first rule that fits counts.",
+        ),
+    ] = None,
+    lease_seconds: Annotated[
+        float, typer.Option(help="How long a lease lasts that nobody renews.")
+    ] = 15.0,
+) -> None:
+    """Schedule a cluster until it is stopped. Several may run: one is active at a time.
+
+    In a pod without a kubeconfig it works as the pod's service account.
+
+    Examples: mlsched controller -c prod; mlsched controller crds | kubectl apply -f -
+    """
+    if ctx.invoked_subcommand:
+        return
+    from mlsched.adapters.kubernetes.configs import load_access
+    from mlsched.adapters.kubernetes.leases import Timing
+    from mlsched.server.clusters import ClusterSettings
+    from mlsched.server.processes import serve_cluster
+
+    access = load_access(kubeconfig, context)
+    settings = ClusterSettings(
+        namespace=namespace or access.namespace,
+        image=image,
+        layers=tuple(read_rule(text) for text in layer_rules or ()),
+        timing=Timing(lease_seconds, lease_seconds * 2 / 3, lease_seconds * 2 / 15),
+    )
+    raise typer.Exit(serve_cluster(access, settings, sys.stderr))
+
+
+def read_rule(text: str) -> Any:
+    """The rule of ``pool=cpu:data`` or ``nvidia.com/gpu.present:gpu``.
+
+    Raises:
+        SpecError: not of that form.
+    """
+    from mlsched.adapters.kubernetes.nodes import LayerRule
+    from mlsched.errors import SpecError
+
+    selector, colon, layer = text.rpartition(":")
+    label, _, value = selector.partition("=")
+    if not (colon and label and layer):
+        raise SpecError(
+            f"--layer-rule: expected LABEL=VALUE:LAYER or LABEL:LAYER, found {text[:60]!r}.",
+            "Such as --layer-rule pool=cpu:data.",
+        )
+    return LayerRule(label, value, layer)
