@@ -1,4 +1,4 @@
-# One entry for people and for CI: make setup demo check test bench docs
+# One entry for people and for CI: make setup demo check controlplane test bench docs
 # Needs git, make and Python 3.11 or newer with venv; everything else goes into .venv.
 
 PYTHON ?= python3
@@ -7,11 +7,11 @@ STAMP := .venv/.ready
 TESTS ?= tests
 JOBS ?= $(shell nproc 2>/dev/null || echo 2)
 
-.PHONY: help setup demo check test bench docs lock clean
+.PHONY: help setup demo check controlplane test bench docs lock clean
 .DEFAULT_GOAL := help
 
 help:  ## Say what each target does
-	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 10
+	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 14
 
 setup: $(STAMP)  ## Make .venv with everything in it; the program is .venv/bin/mlsched
 
@@ -29,7 +29,10 @@ check: $(STAMP)  ## Lint, format, types, layers
 	$(BIN)/pyright --pythonpath $(BIN)/python
 	$(BIN)/lint-imports --no-cache
 
-test: $(STAMP)  ## Run all tests
+controlplane:  ## Build a Kubernetes control plane and nodes for the tests, once a machine
+	@$(PYTHON) tests/controlplane/build.py
+
+test: $(STAMP)  ## Run all tests; those on Kubernetes where `make controlplane` was run
 	$(BIN)/python -m pytest $(TESTS) -n $(JOBS)
 
 bench: $(STAMP)  ## Measure what docs/performance.md tells

@@ -47,7 +47,7 @@ from tests.controlplane.credentials import (
 )
 from tests.controlplane.processes import Process, Processes, StartError
 
-LOCKS = Path("/tmp/mlsched-planes")
+LOCKS = Path(f"/tmp/mlsched-planes-{os.geteuid()}")
 PLANES_MAX = 200
 FIRST_PORT = 21000
 PORTS = 20
@@ -95,9 +95,9 @@ def take_number() -> tuple[int, int]:
     Ports, the bridge of the pods and control groups follow from it. The ports lie below those
     that the kernel gives to clients, so a restarted server finds its own free.
     """
-    LOCKS.mkdir(mode=0o1777, exist_ok=True)
+    LOCKS.mkdir(mode=0o700, exist_ok=True)
     for number in range(PLANES_MAX):
-        lock = os.open(LOCKS / f"{number}.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
+        lock = os.open(LOCKS / f"{number}.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:
@@ -164,8 +164,7 @@ class ControlPlane:
         self.number, lock = take_number()
         self.bridge = f"mlsched{self.number}"
         self.cgroup = f"mlsched-{self.number}"
-        undo = [["ip", "link", "delete", self.bridge]] if os.geteuid() == 0 else []
-        self.processes = Processes(f"mlsched-plane-{self.number}-", self.cgroup, undo, [lock])
+        self.processes = Processes(f"mlsched-plane-{self.number}-", self.cgroup, [lock])
         os.close(lock)
         try:
             self._start()

@@ -19,7 +19,7 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -90,17 +90,10 @@ class Processes:
         prefix: Start of the directory's name; the directory lies in /tmp, where paths of sockets
             stay short.
         cgroup: Control group that is removed at the end, in every hierarchy.
-        commands: Commands that the reaper runs after the last process has ended.
         held: File descriptors that the reaper keeps open until all is undone: locks.
     """
 
-    def __init__(
-        self,
-        prefix: str,
-        cgroup: str = "",
-        commands: Sequence[Sequence[str]] = (),
-        held: Sequence[int] = (),
-    ) -> None:
+    def __init__(self, prefix: str, cgroup: str = "", held: Sequence[int] = ()) -> None:
         self.directory = Path(tempfile.mkdtemp(prefix=prefix, dir="/tmp"))
         self.all: list[Process] = []
         self._turn = threading.Lock()
@@ -116,8 +109,7 @@ class Processes:
         )
         theirs.close()
         self._answers = self._line.makefile("rb")
-        owned = [list(command) for command in commands]
-        self.ask(do="own", directory=str(self.directory), cgroup=cgroup, commands=owned)
+        self.ask(do="own", directory=str(self.directory), cgroup=cgroup)
 
     def ask(self, **request: Any) -> dict[str, Any]:
         """One request to the reaper and its answer."""
@@ -128,6 +120,10 @@ class Processes:
             raise StartError("the process that holds the others has ended")
         found: dict[str, Any] = json.loads(answer)
         return found
+
+    def undo(self, *argv: str) -> None:
+        """Let the reaper run a command after the last process has ended, the newest first."""
+        self.ask(do="undo", argv=list(argv))
 
     def start(self, name: str, argv: Sequence[str | Path], **env: str) -> Process:
         """Start a process; what it writes goes to NAME.log in the directory."""

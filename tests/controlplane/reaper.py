@@ -85,7 +85,8 @@ class Reaper:
             case "own":
                 self.directory = Path(request["directory"])
                 self.cgroup = request["cgroup"]
-                self.commands = request["commands"]
+            case "undo":
+                self.commands.insert(0, request["argv"])
             case "start":
                 return {"pid": self.start(request)}
             case "poll":
