@@ -218,7 +218,9 @@ class Nodes:
         argv = [sys.executable, "-I", NETWORK, self.plane.admin_kubeconfig, self.gateway]
         words = [*argv, self.api_address, str(self.plane.port)]
         names = self.plane.processes.start("pod-network", words)
-        self.plane.processes.wait_until("names are served", lambda: names.tail(1), names)
+        self.plane.processes.wait_until(
+            "names are served", lambda: "serving" in names.tail(), names
+        )
 
     def add(
         self, name: str, labels: Mapping[str, str] | None = None, archives: Sequence[Path] = ()
