@@ -95,7 +95,8 @@ clusterDomain: cluster.local
 
 CONFLIST = """\
 {{"cniVersion": "1.0.0", "name": "mlsched", "plugins": [
-  {{"type": "bridge", "bridge": "{bridge}", "isGateway": false, "ipMasq": false, "hairpinMode": true,
+  {{"type": "bridge", "bridge": "{bridge}", "isGateway": false, "ipMasq": false,
+    "hairpinMode": true,
     "ipam": {{"type": "host-local", "dataDir": "{network}/ipam",
       "ranges": [[{{"subnet": "{subnet}", "gateway": "{gateway}"}}]],
       "routes": [{{"dst": "0.0.0.0/0"}}]}}}}

@@ -31,6 +31,8 @@ import ssl
 import subprocess
 import time
 from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -75,7 +77,7 @@ rules: [{level: Metadata}]
 
 
 class ApiError(RuntimeError):
-    """The API server refused.
+    """The API server, or etcd, refused.
 
     Attributes:
         code: HTTP status.
@@ -121,6 +123,15 @@ def _is_free(port: int) -> bool:
         except OSError:
             return False
     return True
+
+
+def _read(response: http.client.HTTPResponse) -> Any:
+    """The decoded answer of the API server or of etcd."""
+    text = response.read().decode()
+    answer = json.loads(text) if "json" in response.headers.get("Content-Type", "") else text
+    if not 200 <= response.status < 300:
+        raise ApiError(response.status, answer)
+    return answer
 
 
 @dataclass
@@ -293,20 +304,34 @@ class ControlPlane:
         Raises:
             ApiError: The answer was none of 2xx.
         """
-        line = http.client.HTTPSConnection("127.0.0.1", self.port, context=self.tls, timeout=30)
         kind = f"application/{patch}-patch+json" if method == "PATCH" else "application/json"
         headers = {"Authorization": f"Bearer {token or self._tokens[ADMIN]}", "Content-Type": kind}
-        try:
+        with closing(self._connect()) as line:
             line.request(method, path, None if body is None else json.dumps(body), headers)
-            response = line.getresponse()
-            text = response.read().decode()
-        finally:
-            line.close()
-        is_json = "json" in response.headers.get("Content-Type", "")
-        answer = json.loads(text) if is_json else text
-        if not 200 <= response.status < 300:
-            raise ApiError(response.status, answer)
-        return answer
+            return _read(line.getresponse())
+
+    def create_all(self, path: str, bodies: Sequence[Any], connections: int = 8) -> None:
+        """POST many objects as admin, over a few connections: about 1,000 a second.
+
+        Raises:
+            ApiError: One was refused; others may be there.
+        """
+        headers = {
+            "Authorization": f"Bearer {self._tokens[ADMIN]}",
+            "Content-Type": "application/json",
+        }
+
+        def create(part: Sequence[Any]) -> None:
+            with closing(self._connect()) as line:
+                for body in part:
+                    line.request("POST", path, json.dumps(body), headers)
+                    _read(line.getresponse())
+
+        with ThreadPoolExecutor(connections) as pool:
+            list(pool.map(create, (bodies[first::connections] for first in range(connections))))
+
+    def _connect(self) -> http.client.HTTPSConnection:
+        return http.client.HTTPSConnection("127.0.0.1", self.port, context=self.tls, timeout=30)
 
     def kubectl(self, *words: str, stdin: str = "") -> str:
         """What kubectl prints; needs kubectl in PATH."""
@@ -415,16 +440,9 @@ class ControlPlane:
         return revision
 
     def _etcd(self, path: str, body: dict[str, Any]) -> Any:
-        line = http.client.HTTPConnection("127.0.0.1", self._etcd_port, timeout=30)
-        try:
+        with closing(http.client.HTTPConnection("127.0.0.1", self._etcd_port, timeout=30)) as line:
             line.request("POST", f"/v3/{path}", json.dumps(body))
-            response = line.getresponse()
-            answer = json.loads(response.read())
-        finally:
-            line.close()
-        if response.status != 200:
-            raise RuntimeError(f"etcd refused {path}: {answer}")
-        return answer
+            return _read(line.getresponse())
 
     def _start_manager(self) -> Process:
         folder = self.directory
