@@ -25,11 +25,9 @@ def _queue_gate(job: Job, paused: frozenset[str]) -> Reason | None:
     if not paused or any(key not in paused for key in queue_keys(job)):
         return None
     names = [job.spec.queue, *job.spec.queues]
-    text = (
-        f"queue {names[0]} is paused"
-        if len(names) == 1
-        else f"queues {', '.join(names)} are paused"
-    )
+    text = f"queue {names[0]} is paused"
+    if len(names) > 1:
+        text = f"queues {', '.join(names)} are paused"
     return Reason(ReasonCode.HELD, text, {"queues": names})
 
 

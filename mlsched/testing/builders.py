@@ -17,10 +17,12 @@ def device(uuid: str, model: str = H100, memory_gib: int = 80, **more: Any) -> D
     return Device(uuid, model, memory_gib * GIB, **more)
 
 
-def node(name: str = "n1", gpus: int = 0, cpus: int = 16, memory_gib: int = 128) -> Node:
+def node(
+    name: str = "n1", gpus: int = 0, cpus: int = 16, memory_gib: int = 128, **more: Any
+) -> Node:
     """A node with equal GPUs, named ``GPU-NODE-0`` and so on."""
     devices = tuple(device(f"GPU-{name}-{index}") for index in range(gpus))
-    return Node(name, cpus * 1000, memory_gib * GIB, devices)
+    return Node(name, cpus * 1000, memory_gib * GIB, devices, **more)
 
 
 def spec(gpus: int = 0, cpus: float = 1, **more: Any) -> JobSpec:

@@ -19,6 +19,7 @@ from mlsched.core.policies.fifo import Fifo
 from mlsched.model.events import Instant
 from mlsched.model.jobs import Job, JobState, needs_of
 from mlsched.model.nodes import Device, Node
+from mlsched.model.resources import GroupNeed
 from mlsched.model.snapshots import ClusterSnapshot, Plan
 from mlsched.testing import builders
 
@@ -31,6 +32,7 @@ class Case:
         self.jobs: list[Job] = []
         self.states: dict[str, JobState] = {}
         self.backoffs: dict[str, int] = {}
+        self.paused_queues: frozenset[str] = frozenset()
         self.checked = False
         self._running_on: dict[str, str] = {}
 
@@ -38,6 +40,12 @@ class Case:
         """Add a node."""
         made = builders.node(name, gpus, **more)
         self.nodes.append(replace(made, devices=devices) if devices else made)
+
+    def gang(self, name: str, *needs: GroupNeed) -> Job:
+        """Add a gang whose members differ."""
+        made = replace(self.job(name), needs=needs)
+        self.jobs[-1] = made
+        return made
 
     def job(self, name: str, gpus: int = 0, *, running_on: str = "", **more: Any) -> Job:
         """Add a job, in order of acceptance; with ``running_on`` it holds its need on that node."""
@@ -72,7 +80,14 @@ class Case:
         candidates = tuple(job for job in self.jobs if job.id not in placed)
         states = self.states | {job.id: JobState.PENDING for job in candidates}
         now = Instant(1000, 1000)
-        snapshot = ClusterSnapshot(now, candidates, placed, states, backoff_until_ms=self.backoffs)
+        snapshot = ClusterSnapshot(
+            now,
+            candidates,
+            placed,
+            states,
+            backoff_until_ms=self.backoffs,
+            paused_queues=self.paused_queues,
+        )
         return snapshot, ledger
 
     def expect(

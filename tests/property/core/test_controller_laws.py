@@ -21,9 +21,12 @@ from mlsched.model.events import (
     Instant,
     JobRestored,
     JobSubmitted,
+    JobWithdrawn,
     NodeObserved,
+    QueueObserved,
 )
 from mlsched.model.jobs import EndCause, Job, JobState, Outcome, needs_of
+from mlsched.model.resources import GroupNeed
 from mlsched.runtime.controller import Controller
 from mlsched.testing.builders import job, node
 
@@ -49,6 +52,8 @@ class ControllerMachine(RuleBasedStateMachine):
         self.store: dict[str, Job] = {}
         self.alive: dict[str, int] = {}
         self.launched: set[tuple[str, int]] = set()
+        self.withdrawn: set[str] = set()
+        self.paused = False
         self.nodes = [node("a", 4, cpus=8), node("b", 2, cpus=4)]
 
     def send(self, *events: Event) -> None:
@@ -56,6 +61,7 @@ class ControllerMachine(RuleBasedStateMachine):
         saved: set[str] = set()
         for command in step.commands:
             if isinstance(command, SaveJob):
+                assert command.job.id not in self.withdrawn, "written though it is gone"
                 self.check_history(self.store.get(command.job.id), command.job)
                 self.store[command.job.id] = command.job
                 saved.add(command.job.id)
@@ -66,7 +72,8 @@ class ControllerMachine(RuleBasedStateMachine):
                 self.launched.add(key)
                 self.alive[command.job.id] = command.job.attempt
             elif isinstance(command, StopAttempt):
-                assert self.store[command.job_id].cancel_requested
+                withdrawn = command.job_id in self.withdrawn
+                assert withdrawn or self.store[command.job_id].cancel_requested
 
     def check_history(self, before: Job | None, after: Job) -> None:
         if before is None:
@@ -100,6 +107,28 @@ class ControllerMachine(RuleBasedStateMachine):
         )  # fmt: skip
         self.store[made.id] = made
         self.send(JobSubmitted(made))
+
+    @rule(gpus=st.integers(0, 4), workers=st.integers(1, 3), cpus=st.sampled_from([1, 3]))
+    def submit_gang(self, gpus: int, workers: int, cpus: int) -> None:
+        """One head without GPUs, and workers."""
+        seq = len(self.store) + 1
+        needs = (GroupNeed(cpus * 1000, 0, 0), *[GroupNeed(1000, 0, gpus)] * workers)
+        made = replace(job(f"j{seq}", seq), needs=needs)
+        self.store[made.id] = made
+        self.send(JobSubmitted(made))
+
+    @rule(data=st.data())
+    def withdraw(self, data: st.DataObject) -> None:
+        if self.store:
+            job_id = data.draw(st.sampled_from(sorted(self.store)))
+            self.withdrawn.add(job_id)
+            self.send(JobWithdrawn(job_id))
+            assert job_id not in self.controller.jobs or job_id in self.alive
+
+    @rule()
+    def pause_or_resume(self) -> None:
+        self.paused = not self.paused
+        self.send(QueueObserved("default", self.paused))
 
     @rule(data=st.data())
     def start(self, data: st.DataObject) -> None:
@@ -157,8 +186,12 @@ class ControllerMachine(RuleBasedStateMachine):
     def crash(self) -> None:
         self.controller = Controller()
         open_jobs = [one for one in self.store.values() if not one.state.is_ended]
+        open_jobs = [one for one in open_jobs if one.id not in self.withdrawn]
+        for job_id in self.withdrawn:
+            self.alive.pop(job_id, None)
         self.now_ms = 0
         self.send(*(JobRestored(one) for one in open_jobs))
+        self.send(QueueObserved("default", self.paused))
         self.observe()
 
     @invariant()
@@ -176,6 +209,7 @@ class ControllerMachine(RuleBasedStateMachine):
 
     def teardown(self) -> None:
         """With no more faults everything ends that can."""
+        self.send(QueueObserved("default", paused=False))
         for _ in range(400):
             self.now_ms += 400_000
             for job_id, attempt in list(self.alive.items()):

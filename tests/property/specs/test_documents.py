@@ -7,7 +7,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from mlsched.errors import SpecError
-from mlsched.model.specs import ArraySpec, Dependency, JobSpec, Metadata, StopSignal
+from mlsched.model.specs import ArraySpec, Dependency, JobSpec, Metadata, StopSignal, Toleration
 from mlsched.specs.documents import JobDocument, load_document, parse_document, to_document
 from mlsched.specs.limits import SIGNAL_NAMES, check_name, clean_name
 from mlsched.specs.trees import check_tree, parse_tree, to_yaml
@@ -47,6 +47,11 @@ arrays = st.builds(
     ),
     st.integers(0, 100),
 )
+effects = st.sampled_from(["", "NoSchedule", "PreferNoSchedule", "NoExecute"])
+tolerations = st.one_of(
+    st.builds(Toleration, names, st.just("Equal"), st.one_of(st.just(""), names), effects),
+    st.builds(Toleration, st.one_of(st.just(""), names), st.just("Exists"), st.just(""), effects),
+)
 others = st.fixed_dictionaries(
     {},
     optional={
@@ -61,6 +66,12 @@ others = st.fixed_dictionaries(
         "gpu_model": st.sampled_from(["", "H100", "NVIDIA A100-SXM4-80GB", "1g.10gb"]),
         "gpu_memory_min_bytes": sizes,
         "constraint": st.sampled_from(["", "v100|a100"]),
+        "image": st.sampled_from(
+            ["", "busybox", "registry.example.org:5000/a/b:1.2", "a@sha256:0"]
+        ),
+        "layer": st.one_of(st.just(""), names),
+        "node_selector": labels,
+        "tolerations": st.lists(tolerations, max_size=3).map(tuple),
         "queue": names,
         "priority": st.integers(-1_000_000, 1_000_000),
         "time_limit_seconds": st.integers(0, 10**8),

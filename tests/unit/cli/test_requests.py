@@ -131,6 +131,12 @@ def test_an_option_not_known_in_a_script_is_one_warning(tmp_path, capsys):
     assert "--switches" in err
 
 
+def test_an_image_is_taken_and_a_warning_says_that_this_machine_does_not_use_it(capsys):
+    found = _request(["run", "--", "x"], ["x"], [("--image", "busybox")])
+    assert found.document.spec.image == "busybox"
+    assert capsys.readouterr().err == "warning: image is not used on this machine\n"
+
+
 def test_a_file_of_variables(tmp_path):
     path = tmp_path / "vars.env"
     path.write_text("# comment\n\nA=1\nexport B = 'two words'\nC=\"x=y\"\nD=\n")

@@ -14,7 +14,9 @@ from mlsched.model.events import (
     Instant,
     JobRestored,
     JobSubmitted,
+    JobWithdrawn,
     NodeObserved,
+    QueueObserved,
 )
 from mlsched.model.jobs import (
     ArrayMembership,
@@ -176,6 +178,73 @@ def test_cancelling_the_job_that_blocks_the_queue_lets_the_next_go() -> None:
     assert world.controller.reasons["small"].code is ReasonCode.LOWER_PRIORITY
     world.send(CancelRequested("large"))
     assert world.state("small") is JobState.STARTING
+
+
+def test_jobs_of_a_paused_queue_wait_until_it_opens() -> None:
+    world = World()
+    world.send(QueueObserved("default", paused=True), JobSubmitted(job("j", 1)))
+    assert world.controller.reasons["j"].code is ReasonCode.HELD
+    world.send(QueueObserved("default", paused=False, namespace="team"))
+    assert world.state("j") is JobState.PENDING
+    world.send(QueueObserved("default", paused=False))
+    assert world.state("j") is JobState.STARTING
+
+
+def test_pausing_a_queue_is_told_to_those_that_wait_in_it_already() -> None:
+    world = World(gpus=0)
+    theirs = replace(job("theirs", 2, gpus=1), namespace="team")
+    world.send(JobSubmitted(job("j", 1, gpus=1)), JobSubmitted(theirs))
+    world.send(QueueObserved("default", paused=True, namespace="team"))
+    codes = {name: reason.code for name, reason in world.controller.reasons.items()}
+    assert codes == {"j": ReasonCode.NEVER_FITS, "theirs": ReasonCode.HELD}
+
+
+def test_a_job_that_waits_and_is_withdrawn_is_forgotten_without_a_record() -> None:
+    world = World(gpus=0)
+    world.send(JobSubmitted(job("j", 1, gpus=1)), JobSubmitted(after("next", 2, "j")))
+    step = world.send(JobWithdrawn("j"), JobWithdrawn("nobody"))
+    assert [command.job.name for command in step.commands] == ["next"]  # type: ignore[union-attr]
+    assert world.saved["next"].reason.code is ReasonCode.DEPENDENCY_FAILED  # type: ignore[union-attr]
+    assert world.controller.jobs == {}
+    assert world.controller.reasons == {}
+
+
+def test_a_job_that_is_withdrawn_as_it_is_submitted_leaves_nothing() -> None:
+    assert World().send(JobSubmitted(job("j", 1)), JobWithdrawn("j")).commands == ()
+
+
+def test_a_job_that_runs_and_is_withdrawn_is_stopped_and_forgotten_at_its_end() -> None:
+    world = World(gpus=1)
+    world.send(JobSubmitted(job("j", 1, gpus=1, grace_seconds=7)))
+    world.send(JobSubmitted(job("next", 2, gpus=1)))
+    assert world.send(JobWithdrawn("j")).commands == (StopAttempt("j", 1, 7),)
+    assert world.send(JobWithdrawn("j")).commands == ()
+    assert world.controller.reasons["next"].code is ReasonCode.WAITING_FOR_CAPACITY
+    world.end("j", BROKEN)
+    assert list(world.controller.jobs) == ["next"]
+    assert (world.state("j"), world.state("next")) == (JobState.STARTING, JobState.STARTING)
+
+
+def test_a_job_of_the_same_id_waits_for_the_end_of_the_one_that_was_withdrawn() -> None:
+    world = World(gpus=2)
+    world.send(JobSubmitted(job("j", 1, gpus=1)))
+    world.send(JobWithdrawn("j"), JobSubmitted(job("j", 2, gpus=2)))
+    assert world.controller.jobs["j"].seq == 1
+    world.end("j", BROKEN)
+    assert (world.saved["j"].seq, world.state("j")) == (2, JobState.STARTING)
+    world.end("j")
+    assert world.state("j") is JobState.SUCCEEDED
+
+
+def test_a_successor_can_be_cancelled_and_withdrawn_before_its_turn() -> None:
+    for event, saved in ((CancelRequested("j"), 2), (JobWithdrawn("j"), 1)):
+        world = World()
+        world.send(JobSubmitted(job("j", 1)))
+        world.send(JobWithdrawn("j"), JobSubmitted(job("j", 2)), event)
+        world.end("j", BROKEN)
+        assert world.controller.jobs == {}
+        assert world.saved["j"].seq == saved
+    assert world.send(JobSubmitted(job("j", 3))).commands
 
 
 def after(name: str, seq: int, *others: str, condition: str = "ok") -> Job:

@@ -85,6 +85,28 @@ def test_what_the_kernel_would_refuse_is_refused_at_submit(
     assert len(caught.value.message) < 400
 
 
+@pytest.mark.parametrize(
+    ("spec", "where"),
+    [
+        ({"image": "busybox latest"}, "spec.image"),
+        ({"image": "-x"}, "spec.image"),
+        ({"layer": "GPU"}, "spec.layer"),
+        ({"nodeSelector": {"-a": "b"}}, "spec.nodeSelector"),
+        ({"nodeSelector": {"a": "b c"}}, "spec.nodeSelector.a"),
+        ({"tolerations": [{"value": "x"}]}, "spec.tolerations[0].operator"),
+        ({"tolerations": [{"operator": "Exists", "value": "x"}]}, "spec.tolerations[0].value"),
+        ({"tolerations": [{"key": "a b"}]}, "spec.tolerations[0].key"),
+        ({"tolerations": [{"operator": "Exists"}] * 101}, "spec.tolerations"),
+    ],
+)
+def test_what_kubernetes_would_refuse_of_the_place_is_refused(
+    load: Load, spec: dict[str, Any], where: str
+) -> None:
+    with pytest.raises(SpecError) as caught:
+        load(**spec)
+    assert caught.value.message.startswith(f"{where}: ")
+
+
 def test_the_largest_that_the_kernel_takes_is_taken(load: Load) -> None:
     """``NAME=value`` of 131,071 bytes, and an argument of as many."""
     assert load(env={"A": "x" * (131_071 - 2)}).spec.env

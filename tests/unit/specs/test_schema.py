@@ -30,6 +30,9 @@ VALID = [
     job(memoryPerNode="all", cpusPerTask="500m", gpuMemoryMin="80GB", priority="high"),
     job(array="0-9%4", after=["a:ok", {"job": "b"}], signal="B:USR1@120"),
     job(array={"first": 0, "last": 9}, signal={"name": "USR2", "to": "shell"}, priority=-3),
+    job(image="busybox:1", layer="data", nodeSelector={"zone": "a"}),
+    job(tolerations=[{"key": "dedicated", "value": "ml", "effect": "NoSchedule"}]),
+    job(tolerations=[{"operator": "Exists"}]),
     job(array={"indices": [1, 5]}, env={"A": "1"}, labels={"team": "nlp"}, mig=False),
 ]
 INVALID = [
@@ -41,6 +44,10 @@ INVALID = [
     job(array={"frist": 0}),
     job(after="a"),
     job(launch="twice"),
+    job(nodeSelector={"zone": 1}),
+    job(tolerations={"operator": "Exists"}),
+    job(tolerations=[{"key": "a", "effect": "Never"}]),
+    job(tolerations=[{"key": "a", "operator": "In"}]),
     job(memoryPerNode="lots"),
     {**job(), "kind": "Job"},
     {**job(), "sepc": {}},
