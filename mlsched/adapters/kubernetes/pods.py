@@ -313,8 +313,11 @@ def _container(
 
 
 def _literal(text: str) -> str:
-    """``$(NAME)`` would be expanded by the kubelet; two dollar signs stand for one."""
-    return text.replace("$(", "$$(")
+    """The kubelet expands ``$(NAME)`` and takes two dollar signs for one: double them all.
+
+    Source: the expansion of Kubernetes' third_party/forked/golang/expansion.
+    """
+    return text.replace("$", "$$")
 
 
 def _resources(share: _Share) -> Json:

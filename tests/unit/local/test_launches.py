@@ -7,7 +7,6 @@ import socket
 
 import pytest
 
-from mlsched.core.environments import LaunchContext
 from mlsched.adapters.local.launches import (
     PORT_MAX,
     PORT_MIN,
@@ -18,6 +17,7 @@ from mlsched.adapters.local.launches import (
 )
 from mlsched.adapters.local.supervisor import jsons
 from mlsched.config import LogSettings
+from mlsched.core.environments import LaunchContext
 from mlsched.errors import SpecError
 from mlsched.model.jobs import ArrayMembership
 from mlsched.model.specs import StopSignal

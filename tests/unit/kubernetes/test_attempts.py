@@ -1,0 +1,125 @@
+"""What the pods of an attempt say: each way in which one can end, and with which reason."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from mlsched.adapters.kubernetes.attempts import read_pod, summarize
+from mlsched.model.jobs import EndCause
+from tests.unit.kubernetes.conftest import ended, own_pod, running, waiting
+
+DELETING = {"deletionTimestamp": "2026-01-01T00:00:02Z"}
+
+
+def test_a_running_pod_has_started() -> None:
+    reading = read_pod(own_pod(status=running()))
+    assert reading.started_at_ms == 1767225601000
+    assert not reading.is_over
+    assert reading.failure is None
+
+
+def test_exit_code_zero_is_success() -> None:
+    reading = read_pod(own_pod(status=ended(0)))
+    assert reading.is_success
+    assert reading.is_over
+    assert reading.run_ms == 2000
+
+
+@pytest.mark.parametrize(
+    ("status", "cause", "code"),
+    [
+        (ended(3), EndCause.EXITED, 3),
+        (ended(139), EndCause.SIGNALLED, 139),
+        (ended(137, reason="OOMKilled"), EndCause.OUT_OF_MEMORY, 137),
+        (ended(128, reason="StartError", message='exec: "x": executable file not found'),
+         EndCause.NOT_FOUND, 127),
+        (ended(128, reason="StartError", message="exec: permission denied"),
+         EndCause.NOT_EXECUTABLE, 126),
+        (ended(128, reason="StartError", message="chdir to cwd: no such file or directory"),
+         EndCause.WORKDIR_MISSING, 126),
+        (ended(143) | {"reason": "DeadlineExceeded"}, EndCause.TIME_LIMIT, 143),
+        (ended(137) | {"reason": "Evicted", "message": "disk"}, EndCause.EVICTED, None),
+        ({"phase": "Failed", "reason": "NodeLost"}, EndCause.NODE_LOST, None),
+        ({"phase": "Failed", "reason": "UnexpectedAdmissionError"}, EndCause.REVOKED, None),
+        ({"phase": "Failed", "reason": "OutOfcpu"}, EndCause.REVOKED, None),
+        ({"phase": "Failed", "message": "odd"}, EndCause.CANNOT_START, None),
+    ],
+)  # fmt: skip
+def test_each_failure_has_its_cause(
+    status: dict[str, Any], cause: EndCause, code: int | None
+) -> None:
+    failure = read_pod(own_pod(status=status)).failure
+    assert failure is not None
+    assert (failure.cause, failure.exit_code) == (cause, code)
+
+
+def test_a_pod_that_was_deleted_while_it_ran_was_not_the_jobs_doing() -> None:
+    pod = own_pod(metadata=DELETING, status=ended(143))
+    failure = read_pod(pod, is_gone=True).failure
+    assert failure is not None
+    assert failure.cause is EndCause.DELETED
+
+
+def test_what_ended_by_itself_before_its_pod_was_deleted_counts_as_it_ended() -> None:
+    assert read_pod(own_pod(metadata=DELETING, status=ended(0)), is_gone=True).is_success
+    failure = read_pod(own_pod(metadata=DELETING, status=ended(5)), is_gone=True).failure
+    assert failure is not None
+    assert (failure.cause, failure.exit_code) == (EndCause.EXITED, 5)
+
+
+def test_a_pod_that_is_being_deleted_and_still_runs_is_not_decided() -> None:
+    reading = read_pod(own_pod(metadata=DELETING, status=running()))
+    assert reading.failure is None
+    assert not reading.is_over
+
+
+def test_a_disruption_counts_once_the_pod_ends() -> None:
+    condition = {"type": "DisruptionTarget", "status": "True", "reason": "PreemptionByScheduler"}
+    marked = running() | {"conditions": [condition]}
+    assert read_pod(own_pod(status=marked)).failure is None
+    failure = read_pod(own_pod(metadata=DELETING, status=marked)).failure
+    assert failure is not None
+    assert failure.cause is EndCause.EVICTED
+
+
+@pytest.mark.parametrize("reason", ["ErrImagePull", "ImagePullBackOff", "ErrImageNeverPull"])
+def test_an_image_that_does_not_come_is_a_trouble(reason: str) -> None:
+    trouble = read_pod(own_pod(status=waiting(reason))).trouble
+    assert trouble is not None
+    assert trouble.cause is EndCause.IMAGE_UNAVAILABLE
+    assert reason in trouble.message
+
+
+def test_a_pod_with_two_tasks_has_started_when_both_have() -> None:
+    spec = {"containers": [{"name": "rank-0"}, {"name": "rank-1"}]}
+    both = running(0)["containerStatuses"] + running(1)["containerStatuses"]
+    one = own_pod(spec=spec, status=running(0))
+    assert read_pod(one).started_at_ms is None
+    two = own_pod(spec=spec, status={"phase": "Running", "containerStatuses": both})
+    assert read_pod(two).started_at_ms is not None
+
+
+def test_a_task_that_fails_fails_its_pod_while_the_others_run() -> None:
+    spec = {"containers": [{"name": "rank-0"}, {"name": "rank-1"}]}
+    both = running(0)["containerStatuses"] + ended(4, 1)["containerStatuses"]
+    reading = read_pod(own_pod(spec=spec, status={"phase": "Running", "containerStatuses": both}))
+    assert reading.failure is not None
+    assert (reading.failure.exit_code, reading.failure.failed_rank) == (4, 1)
+    assert not reading.is_over
+
+
+def test_a_gang_has_started_when_all_pods_have() -> None:
+    first = read_pod(own_pod(0, status=running(0)))
+    second = read_pod(own_pod(1, status=running(1)))
+    assert summarize({0: first}, 2).started_at_ms is None
+    assert summarize({0: first, 1: second}, 2).started_at_ms is not None
+
+
+def test_the_failure_of_a_gang_is_the_one_that_the_job_made() -> None:
+    deleted = read_pod(own_pod(0, metadata=DELETING, status=ended(143)), is_gone=True)
+    failed = read_pod(own_pod(1, status=ended(9, 1, finishedAt="2026-01-01T00:00:09Z")))
+    failure = summarize({0: deleted, 1: failed}, 2).failure
+    assert failure is not None
+    assert failure.exit_code == 9

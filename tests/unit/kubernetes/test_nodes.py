@@ -1,0 +1,91 @@
+"""Node objects as placement sees them: layers, slots, what others take."""
+
+from __future__ import annotations
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from mlsched.adapters.kubernetes.nodes import LayerRule, build_node, is_out_of_service
+from mlsched.adapters.kubernetes.usages import Usages
+from tests.unit.kubernetes.conftest import node, own_pod, running
+
+RULES = (LayerRule("pool", "cpu", "data"), LayerRule("storage", "", "storage"))
+
+
+def _free(slot: str) -> bool:
+    return False
+
+
+def test_gpus_are_slots_with_the_model_of_the_labels() -> None:
+    labels = {"nvidia.com/gpu.product": "NVIDIA-H100-80GB-HBM3", "nvidia.com/gpu.memory": "81559"}
+    built = build_node(node(metadata={"name": "a", "labels": labels}), {}, _free)
+    assert len(built.devices) == 8
+    assert built.devices[0].uuid == "a/gpu-0"
+    assert built.devices[0].model == "NVIDIA H100 80GB HBM3"
+    assert built.devices[0].memory_bytes == 81559 * 1024 * 1024
+
+
+def test_mig_instances_are_slots_of_their_profile() -> None:
+    status = {"allocatable": {"cpu": "8", "nvidia.com/mig-1g.10gb": "2"}}
+    devices = build_node(node(status=status), {}, _free).devices
+    assert [one.profile for one in devices] == ["1g.10gb", "1g.10gb"]
+
+
+def test_layers_come_from_the_label_then_from_rules_then_from_gpus() -> None:
+    def layer(labels: dict[str, str], **status: object) -> str:
+        return build_node(
+            node(metadata={"name": "a", "labels": labels}, status=status), {}, _free, RULES
+        ).layer
+
+    plain = {"allocatable": {"cpu": "8"}, "capacity": {"cpu": "8"}}
+    assert layer({"mlsched.io/layer": "stateful", "pool": "cpu"}) == "stateful"
+    assert layer({"pool": "cpu"}) == "data"
+    assert layer({"pool": "other"}) == "gpu"
+    assert layer({"storage": "yes"}) == "storage"
+    assert layer({}, **plain) == ""
+
+
+def test_a_node_that_is_not_ready_or_cordoned_takes_nothing_new() -> None:
+    assert build_node(node(), {}, _free).schedulable
+    assert not build_node(node(spec={"unschedulable": True}), {}, _free).schedulable
+    silent = {"conditions": [{"type": "Ready", "status": "Unknown"}]}
+    assert not build_node(node(status=silent), {}, _free).schedulable
+
+
+def test_a_node_can_be_declared_out_of_service() -> None:
+    taint = {"key": "node.kubernetes.io/out-of-service", "effect": "NoExecute"}
+    assert is_out_of_service(node(spec={"taints": [taint]}))
+    assert not is_out_of_service(node())
+
+
+@given(st.integers(0, 8), st.sets(st.integers(0, 7)), st.integers(0, 10))
+def test_held_slots_stay_and_free_ones_are_what_others_leave(
+    total: int, held: set[int], taken: int
+) -> None:
+    status = {"allocatable": {"cpu": "8", "nvidia.com/gpu": str(total)}}
+    names = {f"node-a/gpu-{index}" for index in held}
+    built = build_node(node(status=status), {"nvidia.com/gpu": taken}, lambda slot: slot in names)
+    offered = {one.uuid for one in built.devices}
+    held_here = {name for name in names if int(name.rpartition("-")[2]) < total}
+    assert held_here <= offered
+    assert len(offered - held_here) == max(0, total - taken - len(held_here))
+
+
+def test_pods_of_others_are_taken_off_and_given_back() -> None:
+    usages = Usages(lambda pod: False)
+    spec = {"nodeName": "node-a", "containers": [{"resources": {"requests": {"cpu": "2"}}}]}
+    pod = own_pod(spec=spec, status=running())
+    assert usages.observe(None, pod) == "node-a"
+    assert usages.of("node-a") == {"cpu": 2000, "pods": 1}
+    assert usages.observe(pod, pod) == ""
+    assert usages.observe(pod, None) == "node-a"
+    assert usages.of("node-a") == {"cpu": 0, "pods": 0}
+
+
+def test_pods_that_the_ledger_counts_are_not_counted_twice() -> None:
+    owned = True
+    usages = Usages(lambda pod: owned)
+    pod = own_pod(status=running())
+    assert usages.observe(None, pod) == ""
+    owned = False
+    assert usages.observe(None, pod) == "node-a"
