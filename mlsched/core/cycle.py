@@ -61,7 +61,7 @@ class _Cycle:
         self.choices: dict[str, str] = {}
         self.reasons: dict[str, Reason] = {}
         self.blocked: Job | None = None
-        self._names = {job_id: job.name for job_id, job in snapshot.placed.items()}
+        self._names: dict[str, str] = {}
         self._array_running = dict(snapshot.array_running)
         self._refused: dict[Shape, Reason] = {}
         self._shadow: Ledger | None = None
@@ -92,7 +92,11 @@ class _Cycle:
         return None
 
     def _refuse(self, needs: Sequence[GroupNeed]) -> Reason:
-        return never_fits(needs, self.ledger) or shortage(needs, self.ledger, self._names)
+        return never_fits(needs, self.ledger) or shortage(needs, self.ledger, self._name_of)
+
+    def _name_of(self, job_id: str) -> str:
+        placed = self.snapshot.placed.get(job_id)
+        return self._names.get(job_id) or (placed.name if placed else job_id)
 
     def _accept(self, job: Job, placements: tuple[GroupPlacement, ...]) -> None:
         self.choices[job.id] = describe_choice(needs_of(job)[0], placements, self.ledger)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 from mlsched.core.devices import describe, matches
 from mlsched.core.filters import (
@@ -14,34 +14,52 @@ from mlsched.core.filters import (
 )
 from mlsched.core.ledger import Ledger
 from mlsched.core.placement import place
-from mlsched.model.nodes import Device, Node
+from mlsched.core.tallies import Tally
+from mlsched.model.nodes import Node
 from mlsched.model.reasons import Reason, ReasonCode
 from mlsched.model.resources import GroupNeed
 from mlsched.units import count_cpus, format_bytes, format_cpus
 
 HOLDERS_SHOWN_MAX = 5
+HOLDERS_NAMED_MAX = 100
+"""Where more jobs hold something, they are counted and not named: nobody reads so many names."""
+
+_DEVICES_LOOKED_AT_MAX = 1_000
 _NODES_SHOWN_MAX = 5
+_LISTED_MAX = 100
+_VERDICTS_MAX = 10_000
 
 Evidence = dict[str, str | int | list[str]]
 Counted = tuple[tuple[GroupNeed, int], ...]
 """Different needs, and how many groups have each."""
+NameOf = Callable[[str], str]
+"""The name of a job by its id: the evidence for people."""
 
 
 def count_needs(needs: Sequence[GroupNeed]) -> Counted:
     """Equal needs counted, in the order in which each is first met."""
+    if needs.count(needs[0]) == len(needs):
+        return ((needs[0], len(needs)),)
     counts: dict[GroupNeed, int] = {}
     for need in needs:
         counts[need] = counts.get(need, 0) + 1
     return tuple(counts.items())
 
 
-def _parts(needs: Sequence[GroupNeed]) -> Iterator[Counted]:
+def _parts(counted: Counted) -> Iterator[Counted]:
     """What may be short: each different need by itself, then all of them together."""
-    counted = count_needs(needs)
     for one in counted:
         yield (one,)
     if len(counted) > 1:
         yield counted
+
+
+def _tally(part: Counted, ledger: Ledger) -> Tally:
+    return ledger.tally(tuple(need for need, _ in part))
+
+
+def _asked(part: Counted, attribute: str) -> int:
+    return sum(int(getattr(need, attribute)) * groups for need, groups in part)
 
 
 def never_fits(needs: Sequence[GroupNeed], ledger: Ledger) -> Reason | None:
@@ -49,228 +67,239 @@ def never_fits(needs: Sequence[GroupNeed], ledger: Ledger) -> Reason | None:
 
     Health, cordons and conditions of nodes are left out on purpose: what is sick today may be well
     tomorrow. What jobs hold does not matter.
+
+    Cost: O(1) for a gang that was asked for before, until a node changes.
     """
-    if place(needs, ledger.empty, WELL) is not None:
-        return None
-    nodes = list(ledger.nodes.values())
-    for part in _parts(needs):
+    counted = count_needs(needs)
+    if len(ledger.verdicts) > _VERDICTS_MAX:
+        ledger.verdicts.clear()
+    if counted not in ledger.verdicts:
+        fits = place(needs, ledger.empty, WELL) is not None
+        ledger.verdicts[counted] = None if fits else _never(counted, ledger)
+    return ledger.verdicts[counted]
+
+
+def _never(counted: Counted, ledger: Ledger) -> Reason:
+    for part in _parts(counted):
         for check in (_never_by_rule, _never_by_gpus, _never_by_cpus, _never_by_memory):
-            found = check(part, nodes)
+            found = check(part, ledger)
             if found is not None:
                 return Reason(ReasonCode.NEVER_FITS, *found)
-    text = f"asks for {describe_needs(needs)}, which no set of nodes here has together"
-    evidence: Evidence = {"resource": "shape", "asked": len(needs), "total": len(nodes)}
+    groups = sum(count for _, count in counted)
+    text = f"asks for {describe_counted(counted)}, which no set of nodes here has together"
+    evidence: Evidence = {"resource": "shape", "asked": groups, "total": len(ledger.nodes)}
     return Reason(ReasonCode.NEVER_FITS, text, evidence)
 
 
-def _eligible(part: Counted, nodes: Sequence[Node]) -> list[Node]:
-    return [node for node in nodes if any(admits(need, node, WELL) for need, _ in part)]
-
-
-def _never_by_rule(part: Counted, nodes: Sequence[Node]) -> tuple[str, Evidence] | None:
+def _never_by_rule(part: Counted, ledger: Ledger) -> tuple[str, Evidence] | None:
+    if _tally(part, ledger).total.nodes:
+        return None
     for need, groups in part:
-        found = describe_exclusion(need, nodes)
+        found = describe_exclusion(need, list(ledger.nodes.values()))
         if found is not None:
             rule, text = found
-            return text, {"resource": rule, "asked": groups, "total": len(nodes)}
+            return text, {"resource": rule, "asked": groups, "total": len(ledger.nodes)}
     return None
 
 
-def _there(eligible: Sequence[Node], nodes: Sequence[Node]) -> str:
-    if len(eligible) == len(nodes):
+def _there(part: Counted, ledger: Ledger) -> str:
+    count = _tally(part, ledger).total.nodes
+    if count == len(ledger.nodes):
         return "what exists"
-    count = len(eligible)
     return f"what exists on the {count} node{'s' if count > 1 else ''} that would do"
 
 
-def _never_by_gpus(part: Counted, nodes: Sequence[Node]) -> tuple[str, Evidence] | None:
-    asked = sum(need.gpus * groups for need, groups in part)
-    eligible = _eligible(part, nodes)
-    total = len(_fitting(part, eligible))
+def _never_by_gpus(part: Counted, ledger: Ledger) -> tuple[str, Evidence] | None:
+    asked, total = _asked(part, "gpus"), _tally(part, ledger).total.gpus
     if asked <= total:
         return None
+    eligible = [
+        node for node in ledger.nodes.values() if any(admits(need, node, WELL) for need, _ in part)
+    ]
     devices = [device for node in eligible for device in node.devices]
     note = next((node.gpu_note for node in eligible if node.gpu_note), "")
     why = f" ({note})" if note and not devices else ""
-    found = f"{_there(eligible, nodes)} is {describe(devices)}{why}"
+    found = f"{_there(part, ledger)} is {describe(devices)}{why}"
     text = f"asks for {_describe_gpus_of(part)}, and {found}"
     return text, {"resource": "gpus", "asked": asked, "total": total}
 
 
-def _never_by_cpus(part: Counted, nodes: Sequence[Node]) -> tuple[str, Evidence] | None:
-    asked = sum(need.milli_cpus * groups for need, groups in part)
-    eligible = _eligible(part, nodes)
-    total = sum(node.milli_cpus for node in eligible)
+def _never_by_cpus(part: Counted, ledger: Ledger) -> tuple[str, Evidence] | None:
+    asked, total = _asked(part, "milli_cpus"), _tally(part, ledger).total.cpus
     if asked <= total:
         return None
-    found = f"{_there(eligible, nodes)} is {format_cpus(total)}"
-    text = f"asks for {count_cpus(asked)}, and {found}"
+    text = f"asks for {count_cpus(asked)}, and {_there(part, ledger)} is {format_cpus(total)}"
     return text, {"resource": "cpus", "asked": asked, "total": total}
 
 
-def _never_by_memory(part: Counted, nodes: Sequence[Node]) -> tuple[str, Evidence] | None:
-    asked = sum(need.memory_bytes * groups for need, groups in part)
-    eligible = _eligible(part, nodes)
-    total = sum(node.memory_bytes for node in eligible)
+def _never_by_memory(part: Counted, ledger: Ledger) -> tuple[str, Evidence] | None:
+    asked, total = _asked(part, "memory_bytes"), _tally(part, ledger).total.memory
     if asked <= total:
         return None
-    found = f"{_there(eligible, nodes)} is {format_bytes(total)}"
+    found = f"{_there(part, ledger)} is {format_bytes(total)}"
     text = f"asks for {format_bytes(asked)} of memory, and {found}"
     return text, {"resource": "memory", "asked": asked, "total": total}
 
 
-def _fitting(part: Counted, nodes: Sequence[Node]) -> list[Device]:
-    """Devices that would do for some need, on nodes that would do for it."""
-    asking = [need for need, _ in part if need.gpus]
-    return [
-        device
-        for node in nodes
-        if (here := [need for need in asking if admits(need, node, WELL)])
-        for device in node.devices
-        if any(matches(device, need) for need in here)
-    ]
-
-
-def shortage(needs: Sequence[GroupNeed], ledger: Ledger, names: Mapping[str, str]) -> Reason:
-    """Why a gang that could fit does not fit now.
-
-    Args:
-        names: Names of the jobs that hold something, by id: the evidence for people.
-    """
-    for part in _parts(needs):
+def shortage(needs: Sequence[GroupNeed], ledger: Ledger, name_of: NameOf) -> Reason:
+    """Why a gang that could fit does not fit now."""
+    counted = count_needs(needs)
+    for part in _parts(counted):
         for check in (_short_of_gpus, _short_of_cpus, _short_of_memory, _short_of_pods):
-            found = check(part, ledger, names)
+            found = check(part, ledger, name_of)
             if found is not None:
                 return found
-    if place(needs, ledger, AVAILABLE) is not None:
-        return _unavailable(needs, ledger)
-    if place(needs, ledger, WELL) is not None:
-        return _unhealthy(needs, ledger)
-    text = f"needs {describe_needs(needs)}: enough is free, but not on the same nodes"
+    if ledger.troubled and place(needs, ledger, AVAILABLE) is not None:
+        return _unavailable(counted, ledger)
+    if ledger.troubled and place(needs, ledger, WELL) is not None:
+        return _unhealthy(counted, ledger)
+    text = f"needs {describe_counted(counted)}: enough is free, but not on the same nodes"
     evidence: Evidence = {"resource": "shape", "groups": len(needs)}
     return Reason(ReasonCode.FRAGMENTED, text, evidence)
 
 
-def _short_of_gpus(part: Counted, ledger: Ledger, names: Mapping[str, str]) -> Reason | None:
-    asked = sum(need.gpus * groups for need, groups in part)
-    fitting = _fitting(part, list(ledger.nodes.values()))
-    free = [device for device in fitting if ledger.holder_of(device.uuid) is None]
-    usable = [device for device in free if device.healthy]
-    if len(usable) >= asked:
+def _short_of_gpus(part: Counted, ledger: Ledger, name_of: NameOf) -> Reason | None:
+    asked, tally = _asked(part, "gpus"), _tally(part, ledger)
+    there = tally.total
+    if there.gpus_usable >= asked:
         return None
-    holders = _holders(ledger, names, [d.uuid for d in fitting])
-    evidence: Evidence = {
-        "resource": "gpus",
-        "asked": asked,
-        "free": len(usable),
-        "total": len(fitting),
-        "holders": holders,
-    }
-    text = f"needs {_describe_gpus_of(part)}: {len(usable)} of {len(fitting)} free"
-    if len(free) >= asked:
-        sick = next(device for device in free if not device.healthy)
-        text += f", {len(free) - len(usable)} unhealthy ({sick.health_reason or 'health unknown'})"
+    text = f"needs {_describe_gpus_of(part)}: {there.gpus_usable} of {there.gpus} free"
+    amounts = (asked, there.gpus_usable, there.gpus)
+    holders = _holders_of_gpus(part, ledger, name_of)
+    if there.gpus_free >= asked:
+        cause = tally.first_sick().health_reason or "health unknown"
+        text += f", {there.gpus_free - there.gpus_usable} unhealthy ({cause})"
+        evidence = _evidence("gpus", amounts, holders)
         return Reason(ReasonCode.DEVICES_UNHEALTHY, text, evidence)
-    return Reason(ReasonCode.WAITING_FOR_CAPACITY, text + _held_by(holders), evidence)
+    return _capacity("gpus", text, amounts, holders)
 
 
-def _unavailable(needs: Sequence[GroupNeed], ledger: Ledger) -> Reason:
+def _troubled(counted: Counted, ledger: Ledger) -> list[Node]:
+    nodes = [ledger.nodes[name] for name in sorted(ledger.troubled)]
+    return [node for node in nodes if any(admits(need, node, WELL) for need, _ in counted)]
+
+
+def _unavailable(counted: Counted, ledger: Ledger) -> Reason:
     """The gang would fit if nodes that are cordoned or not ready took jobs."""
+    needs = [need for need, _ in counted]
     closed = [
         f"{node.name} ({', '.join(found)})"
-        for node in _eligible(count_needs(needs), list(ledger.nodes.values()))
+        for node in _troubled(counted, ledger)
         if (found := describe_conditions(needs, node))
     ]
     more = f" and {len(closed) - _NODES_SHOWN_MAX} more" if len(closed) > _NODES_SHOWN_MAX else ""
     shown = f"{', '.join(closed[:_NODES_SHOWN_MAX])}{more}"
-    text = f"needs {describe_needs(needs)}: would fit if these nodes took jobs: {shown}"
-    return Reason(ReasonCode.NODES_UNAVAILABLE, text, {"resource": "nodes", "nodes": closed})
+    text = f"needs {describe_counted(counted)}: would fit if these nodes took jobs: {shown}"
+    evidence: Evidence = {"resource": "nodes", "nodes": closed[:_LISTED_MAX]}
+    return Reason(ReasonCode.NODES_UNAVAILABLE, text, evidence)
 
 
-def _unhealthy(needs: Sequence[GroupNeed], ledger: Ledger) -> Reason:
+def _unhealthy(counted: Counted, ledger: Ledger) -> Reason:
     """The gang would fit if every GPU were well."""
-    counted = count_needs(needs)
     sick = [
         f"{device.uuid}: {device.health_reason or 'health unknown'}"
-        for device in _fitting(counted, list(ledger.nodes.values()))
-        if not device.healthy and ledger.holder_of(device.uuid) is None
+        for node in _troubled(counted, ledger)
+        for device in ledger.free_devices(node.name)
+        if not device.healthy and any(matches(device, need) for need, _ in counted if need.gpus)
     ]
     text = f"needs {_describe_gpus_of(counted)}: would fit if these were healthy: {sick[0]}"
-    return Reason(ReasonCode.DEVICES_UNHEALTHY, text, {"resource": "gpus", "unhealthy": sick})
+    evidence: Evidence = {"resource": "gpus", "unhealthy": sick[:_LISTED_MAX]}
+    return Reason(ReasonCode.DEVICES_UNHEALTHY, text, evidence)
 
 
-def _short_of_cpus(part: Counted, ledger: Ledger, names: Mapping[str, str]) -> Reason | None:
-    asked = sum(need.milli_cpus * groups for need, groups in part)
-    eligible = _eligible(part, list(ledger.nodes.values()))
-    free = sum(max(0, ledger.free_milli_cpus(node.name)) for node in eligible)
-    if free >= asked:
+def _short_of_cpus(part: Counted, ledger: Ledger, name_of: NameOf) -> Reason | None:
+    asked, there = _asked(part, "milli_cpus"), _tally(part, ledger).total
+    if there.cpus_free >= asked:
         return None
-    total = sum(node.milli_cpus for node in eligible)
-    text = f"needs {count_cpus(asked)}: {format_cpus(free)} of {format_cpus(total)} free"
-    return _capacity("cpus", text, (asked, free, total), _holders(ledger, names))
+    free, total = format_cpus(there.cpus_free), format_cpus(there.cpus)
+    text = f"needs {count_cpus(asked)}: {free} of {total} free"
+    amounts = (asked, there.cpus_free, there.cpus)
+    return _capacity("cpus", text, amounts, _holders(ledger, name_of))
 
 
-def _short_of_memory(part: Counted, ledger: Ledger, names: Mapping[str, str]) -> Reason | None:
-    eligible = _eligible(part, list(ledger.nodes.values()))
-    total = sum(node.memory_bytes for node in eligible)
-    asked = sum(need.memory_bytes * groups for need, groups in part)
+def _short_of_memory(part: Counted, ledger: Ledger, name_of: NameOf) -> Reason | None:
+    asked, there = _asked(part, "memory_bytes"), _tally(part, ledger).total
     if len(part) == 1 and part[0][0].whole_memory:
-        asked = total
-    free = sum(max(0, ledger.free_memory_bytes(node.name)) for node in eligible)
-    if free >= asked:
+        asked = there.memory
+    if there.memory_free >= asked:
         return None
-    text = (
-        f"needs {format_bytes(asked)} of memory: {format_bytes(free)} of {format_bytes(total)} free"
-    )
-    return _capacity("memory", text, (asked, free, total), _holders(ledger, names))
+    free, total = format_bytes(there.memory_free), format_bytes(there.memory)
+    text = f"needs {format_bytes(asked)} of memory: {free} of {total} free"
+    amounts = (asked, there.memory_free, there.memory)
+    return _capacity("memory", text, amounts, _holders(ledger, name_of))
 
 
-def _short_of_pods(part: Counted, ledger: Ledger, names: Mapping[str, str]) -> Reason | None:
+def _short_of_pods(part: Counted, ledger: Ledger, name_of: NameOf) -> Reason | None:
     """Nodes that would do run as many pods as they may."""
-    eligible = _eligible(part, list(ledger.nodes.values()))
-    if not all(node.pods_max for node in eligible):
+    asked, there = sum(groups for _, groups in part), _tally(part, ledger).total
+    if there.unbounded or there.pods_free >= asked:
         return None
-    asked = sum(groups for _, groups in part)
-    free = sum(max(0, node.pods_max - ledger.group_count(node.name)) for node in eligible)
-    if free >= asked:
-        return None
-    total = sum(node.pods_max for node in eligible)
     noun = "pod" if asked == 1 else "pods"
-    text = f"needs room for {asked} {noun}: {free} of {total} free"
-    return _capacity("pods", text, (asked, free, total), _holders(ledger, names))
+    text = f"needs room for {asked} {noun}: {there.pods_free} of {there.pods} free"
+    amounts = (asked, there.pods_free, there.pods)
+    return _capacity("pods", text, amounts, _holders(ledger, name_of))
 
 
-def _capacity(
-    resource: str, text: str, amounts: tuple[int, int, int], holders: list[str]
-) -> Reason:
+class _Holders:
+    """Jobs that hold what is waited for: by name where they are few, else only their number."""
+
+    def __init__(self, named: list[str], count: int) -> None:
+        self.named = named
+        self.count = count
+
+    def __str__(self) -> str:
+        if not self.named:
+            return f"; held by {self.count} jobs" if self.count else ""
+        shown = ", ".join(self.named[:HOLDERS_SHOWN_MAX])
+        more = len(self.named) - HOLDERS_SHOWN_MAX
+        return f"; held by {shown}" + (f" and {more} more" if more > 0 else "")
+
+
+def _capacity(resource: str, text: str, amounts: tuple[int, int, int], holders: _Holders) -> Reason:
+    evidence = _evidence(resource, amounts, holders)
+    return Reason(ReasonCode.WAITING_FOR_CAPACITY, f"{text}{holders}", evidence)
+
+
+def _evidence(resource: str, amounts: tuple[int, int, int], holders: _Holders) -> Evidence:
     asked, free, total = amounts
-    evidence: Evidence = {
+    return {
         "resource": resource,
         "asked": asked,
         "free": free,
         "total": total,
-        "holders": holders,
+        "holders": holders.named,
     }
-    return Reason(ReasonCode.WAITING_FOR_CAPACITY, text + _held_by(holders), evidence)
 
 
-def _holders(ledger: Ledger, names: Mapping[str, str], uuids: list[str] | None = None) -> list[str]:
-    if uuids is None:
-        return sorted(names.get(job_id, job_id) for job_id in ledger.held)
+def _holders(ledger: Ledger, name_of: NameOf) -> _Holders:
+    if len(ledger.held) > HOLDERS_NAMED_MAX:
+        return _Holders([], len(ledger.held))
+    return _Holders(sorted(name_of(job_id) for job_id in ledger.held), len(ledger.held))
+
+
+def _holders_of_gpus(part: Counted, ledger: Ledger, name_of: NameOf) -> _Holders:
+    many = len(ledger.held) > HOLDERS_NAMED_MAX
+    if many or ledger.held_device_count > _DEVICES_LOOKED_AT_MAX:
+        return _Holders([], ledger.device_job_count)
     counts: dict[str, int] = {}
-    for uuid in uuids:
-        job_id = ledger.holder_of(uuid)
-        if job_id is not None:
-            counts[job_id] = counts.get(job_id, 0) + 1
-    return sorted(f"{names.get(job_id, job_id)} ({count})" for job_id, count in counts.items())
+    for job_id, groups in ledger.held.items():
+        count = sum(_count_fitting(part, ledger, group.node, group.devices) for group in groups)
+        if count:
+            counts[job_id] = count
+    named = sorted(f"{name_of(job_id)} ({count})" for job_id, count in counts.items())
+    return _Holders(named, len(named))
 
 
-def _held_by(holders: list[str]) -> str:
-    if not holders:
-        return ""
-    shown = ", ".join(holders[:HOLDERS_SHOWN_MAX])
-    more = len(holders) - HOLDERS_SHOWN_MAX
-    return f"; held by {shown}" + (f" and {more} more" if more > 0 else "")
+def _count_fitting(part: Counted, ledger: Ledger, name: str, uuids: tuple[str, ...]) -> int:
+    """How many of these devices would do for some need, if the node would."""
+    node = ledger.find(name)
+    if node is None or not uuids:
+        return 0
+    here = [need for need, _ in part if need.gpus and admits(need, node, WELL)]
+    return sum(
+        device.uuid in uuids and any(matches(device, need) for need in here)
+        for device in node.devices
+    )
 
 
 def describe_gpus(need: GroupNeed, groups: int) -> str:
@@ -304,6 +333,6 @@ def _describe_gpus_of(part: Counted) -> str:
     return f"{asked} GPUs in all"
 
 
-def describe_needs(needs: Sequence[GroupNeed]) -> str:
+def describe_counted(counted: Counted) -> str:
     """The need of a whole gang in words: of each kind of group, joined by ``and``."""
-    return " and ".join(describe_need(need, groups) for need, groups in count_needs(needs))
+    return " and ".join(describe_need(need, groups) for need, groups in counted)

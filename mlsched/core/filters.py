@@ -99,6 +99,14 @@ def without_conditions(taints: Iterable[Taint]) -> list[Taint]:
     return [taint for taint in taints if not taint.key.startswith(CONDITION_PREFIX)]
 
 
+def is_troubled(node: Node) -> bool:
+    """Whether a node takes no jobs now, or has a device that is not healthy."""
+    conditions = any(
+        taint.effect in _BARRING and taint.key.startswith(CONDITION_PREFIX) for taint in node.taints
+    )
+    return conditions or not node.schedulable or not all(d.healthy for d in node.devices)
+
+
 def describe_conditions(needs: Iterable[GroupNeed], node: Node) -> list[str]:
     """What keeps a node that would do from taking such groups now; empty when nothing does."""
     found = {str(taint) for need in needs for taint in barring_taints(need, node)}

@@ -2,15 +2,25 @@
 
 The only mutable thing in the core. A decision takes a savepoint, tries, and rolls back; nothing
 that it tried remains. What is held is always derived from placements, never counted separately.
+Rankings, tallies and the twins of a ledger are derived from it and follow its journals.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Hashable, Iterable, Mapping
 
+from mlsched.core.filters import AS_IS, View, is_troubled
+from mlsched.core.journals import Journal
+from mlsched.core.rankings import Ranking
+from mlsched.core.tallies import Tally
 from mlsched.errors import InvariantError
 from mlsched.model.jobs import GroupPlacement
 from mlsched.model.nodes import Device, Node
+from mlsched.model.reasons import Reason
+from mlsched.model.resources import GroupNeed
+
+KEPT_MAX = 64
+"""Rankings, and tallies, that a ledger keeps; each has about 200 B a node."""
 
 _Undo = tuple[str, tuple[GroupPlacement, ...], bool]
 
@@ -21,6 +31,11 @@ class Ledger:
     Args:
         nodes: The nodes as observed; order does not matter.
         held: Placements by job id, of everything that holds something now.
+
+    Attributes:
+        changed_nodes: Names of nodes, in the order of their changes.
+        troubled: Names of nodes that take no jobs now, or have a device that is not healthy.
+        verdicts: What was found out from the nodes alone; emptied when one changes.
     """
 
     def __init__(
@@ -28,16 +43,24 @@ class Ledger:
         nodes: Iterable[Node] = (),
         held: Mapping[str, tuple[GroupPlacement, ...]] | None = None,
     ) -> None:
+        self.changed_nodes = Journal()
+        self._changed_jobs = Journal()
         self._nodes: dict[str, Node] = {}
-        self._milli_cpus: dict[str, int] = {}
-        self._memory_bytes: dict[str, int] = {}
+        self._is_sorted = True
+        self._used: dict[str, _Use] = {}
         self._free_devices: dict[str, int] = {}
-        self._groups: dict[str, int] = {}
         self._layers: dict[str, int] = {}
-        self._empty: Ledger | None = None
+        self.troubled: set[str] = set()
+        self.verdicts: dict[Hashable, Reason | None] = {}
+        self._device_jobs = 0
         self._holders: dict[str, str] = {}
         self._held: dict[str, tuple[GroupPlacement, ...]] = {}
         self._log: list[_Undo] = []
+        self._rankings: dict[tuple[GroupNeed, View], Ranking] = {}
+        self._tallies: dict[tuple[GroupNeed, ...], Tally] = {}
+        self._empty: Ledger | None = None
+        self._mirror: Ledger | None = None
+        self._mirrored: tuple[Hashable, int] = (None, -1)
         for node in sorted(nodes, key=lambda n: n.name):
             self.observe(node)
         for job_id, placements in (held or {}).items():
@@ -47,6 +70,9 @@ class Ledger:
     @property
     def nodes(self) -> Mapping[str, Node]:
         """Nodes by name, in the order of their names."""
+        if not self._is_sorted:
+            self._nodes = dict(sorted(self._nodes.items()))
+            self._is_sorted = True
         return self._nodes
 
     @property
@@ -54,47 +80,32 @@ class Ledger:
         """Placements by the id of the job that holds them."""
         return self._held
 
-    @property
-    def empty(self) -> Ledger:
-        """The same nodes with nothing held, kept up to date; callers roll back what they try.
-
-        Cost: O(nodes) the first time.
-        """
-        if self._empty is None:
-            self._empty = Ledger(self._nodes.values())
-        return self._empty
-
     def observe(self, node: Node) -> None:
         """Add a node, or replace what is known of it; what jobs hold on it stays held."""
-        if self._empty is not None:
-            self._empty.observe(node)
-        before = self._nodes.get(node.name)
+        name = node.name
+        before = self._nodes.get(name)
         if before is not None:
             self._layers[before.layer] -= 1
+        elif self._nodes and name < next(reversed(self._nodes)):
+            self._is_sorted = False
+        self._nodes[name] = node
         self._layers[node.layer] = self._layers.get(node.layer, 0) + 1
-        if before is None:
-            last = next(reversed(self._nodes), "")
-            self._nodes[node.name] = node
-            if node.name < last:
-                self._nodes = dict(sorted(self._nodes.items()))
-            used = self._used_on(node.name)
-            self._milli_cpus[node.name] = node.milli_cpus - used[0]
-            self._memory_bytes[node.name] = node.memory_bytes - used[1]
-            self._groups[node.name] = used[2]
-            self._count_devices(node)
-            return
-        self._nodes[node.name] = node
-        self._milli_cpus[node.name] += node.milli_cpus - before.milli_cpus
-        self._memory_bytes[node.name] += node.memory_bytes - before.memory_bytes
+        (self.troubled.add if is_troubled(node) else self.troubled.discard)(name)
+        self._used.setdefault(name, _Use())
         self._count_devices(node)
+        self._note_node(name)
+        for twin in self._twins():
+            twin.observe(node)
 
     def forget(self, name: str) -> None:
         """Remove a node; placements on it stay with their jobs until these are released."""
         gone = self._nodes.pop(name, None)
         if gone is not None:
             self._layers[gone.layer] -= 1
-        if self._empty is not None:
-            self._empty.forget(name)
+        self.troubled.discard(name)
+        self._note_node(name)
+        for twin in self._twins():
+            twin.forget(name)
 
     def take(self, job_id: str, placements: tuple[GroupPlacement, ...]) -> None:
         """Give a whole gang what it was placed on.
@@ -134,13 +145,17 @@ class Ledger:
         """Forget the undo log: savepoints taken before are void."""
         self._log.clear()
 
+    def find(self, name: str) -> Node | None:
+        """A node by its name."""
+        return self._nodes.get(name)
+
     def free_milli_cpus(self, name: str) -> int:
         """Milli-CPU of a node that nobody holds; negative when the node shrank under its jobs."""
-        return self._milli_cpus[name]
+        return self._nodes[name].milli_cpus - self._used[name].milli_cpus
 
     def free_memory_bytes(self, name: str) -> int:
         """Memory of a node that nobody has asked for."""
-        return self._memory_bytes[name]
+        return self._nodes[name].memory_bytes - self._used[name].memory_bytes
 
     def free_devices(self, name: str) -> list[Device]:
         """Devices of a node that nobody holds, healthy or not, in the node's order."""
@@ -152,7 +167,7 @@ class Ledger:
 
     def group_count(self, name: str) -> int:
         """How many groups of jobs are on a node; O(1)."""
-        return self._groups[name]
+        return self._used[name].groups
 
     def layer_size(self, layer: str) -> int:
         """How many nodes are of a layer; O(1)."""
@@ -162,30 +177,130 @@ class Ledger:
         """Id of the job that holds a device."""
         return self._holders.get(uuid)
 
-    def _apply(self, job_id: str, placements: tuple[GroupPlacement, ...], *, taking: bool) -> None:
-        sign = -1 if taking else 1
+    @property
+    def device_job_count(self) -> int:
+        """How many jobs hold devices; O(1)."""
+        return self._device_jobs
+
+    @property
+    def held_device_count(self) -> int:
+        """How many devices are held, those that vanished included; O(1)."""
+        return len(self._holders)
+
+    def has_room_for(self, placements: tuple[GroupPlacement, ...]) -> bool:
+        """Whether all groups of a placement could be taken as they are."""
+        cpus: dict[str, int] = {}
+        memory: dict[str, int] = {}
+        groups: dict[str, int] = {}
         for group in placements:
-            if group.node in self._milli_cpus:
-                self._milli_cpus[group.node] += sign * group.milli_cpus
-                self._memory_bytes[group.node] += sign * group.memory_bytes
-                self._groups[group.node] -= sign
+            name = group.node
+            if name not in self._nodes or any(uuid in self._holders for uuid in group.devices):
+                return False
+            cpus[name] = cpus.get(name, 0) + group.milli_cpus
+            memory[name] = memory.get(name, 0) + group.memory_bytes
+            groups[name] = groups.get(name, 0) + 1
+        return all(
+            self.free_milli_cpus(name) >= cpus[name]
+            and self.free_memory_bytes(name) >= memory[name]
+            and not 0 < self._nodes[name].pods_max < self.group_count(name) + groups[name]
+            for name in groups
+        )
+
+    def ranking(self, need: GroupNeed, view: View = AS_IS) -> Ranking:
+        """Nodes in the order in which a need would take them."""
+        found = self._rankings.pop((need, view), None) or Ranking(need, view)
+        self._rankings[need, view] = found
+        if len(self._rankings) > KEPT_MAX:
+            del self._rankings[next(iter(self._rankings))]
+        return found
+
+    def tally(self, needs: tuple[GroupNeed, ...]) -> Tally:
+        """What there is, and is free, for any of these needs."""
+        found = self._tallies.pop(needs, None) or Tally(needs)
+        self._tallies[needs] = found
+        if len(self._tallies) > KEPT_MAX:
+            del self._tallies[next(iter(self._tallies))]
+        found.follow(self)
+        return found
+
+    @property
+    def empty(self) -> Ledger:
+        """The same nodes with nothing held, kept up to date; callers roll back what they try.
+
+        Cost: O(nodes) the first time.
+        """
+        if self._empty is None:
+            self._empty = Ledger(self._nodes.values())
+        return self._empty
+
+    def mirror(self, key: Hashable, keeps: Callable[[str], bool]) -> Ledger:
+        """The same nodes, held only by the jobs that ``keeps`` names; callers roll back their own.
+
+        Args:
+            key: Stands for ``keeps``: as long as it is the same, only what changed is looked at.
+        """
+        mirror = self._mirror = self._mirror or Ledger(self._nodes.values())
+        before, position = self._mirrored
+        changed = self._changed_jobs.since(position) if before == key else None
+        if changed is None:
+            changed = dict.fromkeys((*mirror.held, *self._held))
+        for job_id in changed:
+            wanted = self._held.get(job_id)
+            if wanted is not None and not keeps(job_id):
+                wanted = None
+            if mirror.held.get(job_id) != wanted:
+                mirror.release(job_id)
+                if wanted is not None:
+                    mirror.take(job_id, wanted)
+        mirror.commit()
+        self._mirrored = (key, self._changed_jobs.position)
+        return mirror
+
+    def _twins(self) -> Iterable[Ledger]:
+        return (twin for twin in (self._empty, self._mirror) if twin is not None)
+
+    def _note_node(self, name: str) -> None:
+        self.verdicts.clear()
+        kept = self.changed_nodes
+        kept.entries_max = max(kept.entries_max, 4 * len(self._nodes))
+        kept.add(name)
+
+    def _apply(self, job_id: str, placements: tuple[GroupPlacement, ...], *, taking: bool) -> None:
+        sign = 1 if taking else -1
+        for group in placements:
+            name = group.node
+            use = self._used.get(name)
+            if use is None:
+                use = self._used[name] = _Use()
+            use.milli_cpus += sign * group.milli_cpus
+            use.memory_bytes += sign * group.memory_bytes
+            use.groups += sign
             for uuid in group.devices:
                 if taking:
                     self._holders[uuid] = job_id
                 else:
                     self._holders.pop(uuid, None)
-            if group.devices and group.node in self._nodes:
-                self._count_devices(self._nodes[group.node])
+            if group.devices and name in self._nodes:
+                self._count_devices(self._nodes[name])
+            self.changed_nodes.add(name)
+        self._device_jobs += sign * any(group.devices for group in placements)
         if taking:
             self._held[job_id] = placements
         else:
             self._held.pop(job_id, None)
+        self._changed_jobs.add(job_id)
 
     def _count_devices(self, node: Node) -> None:
         held = self._holders
         self._free_devices[node.name] = sum(d.uuid not in held for d in node.devices)
 
-    def _used_on(self, name: str) -> tuple[int, int, int]:
-        groups = [g for placements in self._held.values() for g in placements if g.node == name]
-        cpus, memory = sum(g.milli_cpus for g in groups), sum(g.memory_bytes for g in groups)
-        return cpus, memory, len(groups)
+
+class _Use:
+    """What jobs hold on one node, whether the node is known or not."""
+
+    __slots__ = ("groups", "memory_bytes", "milli_cpus")
+
+    def __init__(self) -> None:
+        self.milli_cpus = 0
+        self.memory_bytes = 0
+        self.groups = 0

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import heapq
 from collections.abc import Sequence
 
-from mlsched.core.devices import choose
-from mlsched.core.filters import AS_IS, OPEN_LAYERS, View, admits, count_disliked
+from mlsched.core.filters import AS_IS, OPEN_LAYERS, View
 from mlsched.core.ledger import Ledger
+from mlsched.core.rankings import memory_on
 from mlsched.model.jobs import GroupPlacement
-from mlsched.model.nodes import Node
 from mlsched.model.resources import DATA_LAYER, GPU_LAYER, GroupNeed
 from mlsched.units import count_cpus, format_bytes
 
@@ -28,8 +26,11 @@ def place(
         One placement a need, in the order of the needs; None when not all groups fit now. Equal
         groups are placed whenever they fit; a gang of groups that differ may be missed.
 
-    Cost: O(groups x nodes).
+    Cost: O(groups x log nodes), and O(nodes) for a need that the ledger has no ranking of.
     """
+    if len(needs) == 1:
+        group = _place_group(needs[0], ledger, view)
+        return None if group is None else (group,)
     savepoint = ledger.savepoint()
     placed: dict[int, GroupPlacement] = {}
     try:
@@ -46,6 +47,9 @@ def place(
 
 
 def _largest_first(needs: Sequence[GroupNeed]) -> Sequence[int]:
+    if needs.count(needs[0]) == len(needs):
+        return range(len(needs))
+
     def size(index: int) -> tuple[int, int, bool, int]:
         need = needs[index]
         return (-need.gpus, -need.milli_cpus, not need.whole_memory, -need.memory_bytes)
@@ -54,51 +58,12 @@ def _largest_first(needs: Sequence[GroupNeed]) -> Sequence[int]:
 
 
 def _place_group(need: GroupNeed, ledger: Ledger, view: View) -> GroupPlacement | None:
-    """The best-scored node that has the devices; counts rule most nodes out first."""
-    roomy = [
-        (score(need, node, ledger), name)
-        for name, node in ledger.nodes.items()
-        if _has_room(need, node, ledger) and admits(need, node, view)
-    ]
-    heapq.heapify(roomy)
-    while roomy:
-        _, name = heapq.heappop(roomy)
-        devices = choose(ledger.free_devices(name), need, heeds_health=view.heeds_health)
-        if devices is not None:
-            memory = memory_on(need, ledger.nodes[name])
-            uuids = tuple(device.uuid for device in devices)
-            return GroupPlacement(name, need.milli_cpus, memory, uuids)
-    return None
-
-
-def memory_on(need: GroupNeed, node: Node) -> int:
-    """Bytes that the group takes on this node."""
-    return node.memory_bytes if need.whole_memory else need.memory_bytes
-
-
-def _has_room(need: GroupNeed, node: Node, ledger: Ledger) -> bool:
-    name = node.name
-    if ledger.free_milli_cpus(name) < need.milli_cpus:
-        return False
-    if ledger.free_device_count(name) < need.gpus:
-        return False
-    if node.pods_max and ledger.group_count(name) >= node.pods_max:
-        return False
-    return ledger.free_memory_bytes(name) >= memory_on(need, node)
-
-
-def score(need: GroupNeed, node: Node, ledger: Ledger) -> tuple[int, int, int, int]:
-    """Integers, lower is better: keep GPU nodes for GPU jobs, then fill the fullest node that fits.
-
-    A node that would rather have no such job (taint ``PreferNoSchedule``) comes after all others.
-
-    Source: best fit, which leaves the fewest partly used nodes of the simple rules on the OpenB
-    trace (published table of FGD, USENIX ATC 2023).
-    """
-    gpus_left = ledger.free_device_count(node.name) - need.gpus
-    cpus_left = ledger.free_milli_cpus(node.name) - need.milli_cpus
-    kept_gpus = 0 if need.gpus else len(node.devices)
-    return (count_disliked(need, node), kept_gpus, gpus_left, cpus_left)
+    best = ledger.ranking(need, view).best(ledger)
+    if best is None:
+        return None
+    name, devices = best
+    memory = memory_on(need, ledger.nodes[name])
+    return GroupPlacement(name, need.milli_cpus, memory, tuple(d.uuid for d in devices))
 
 
 def describe_choice(need: GroupNeed, placements: tuple[GroupPlacement, ...], ledger: Ledger) -> str:
