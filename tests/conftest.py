@@ -11,13 +11,22 @@ from pathlib import Path
 import pytest
 from hypothesis import HealthCheck, settings
 
+from tests.controlplane import binaries, nodes
+
 # How long an example takes says more about the machine than about us.
 settings.register_profile(
     "untimed", settings.default, deadline=None, suppress_health_check=[HealthCheck.too_slow]
 )
 settings.load_profile("untimed")
 
-GROUPS = ("needs_gcc", "needs_shared", "needs_root", "slow")
+GROUPS = (
+    "needs_gcc",
+    "needs_shared",
+    "needs_root",
+    "needs_controlplane",
+    "needs_nodes",
+    "slow",
+)
 ROOT = Path(__file__).parents[1]
 
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
@@ -34,11 +43,18 @@ def _missing(marker: str) -> str | None:
         return f"the public data is not there: {SHARED}"
     if marker == "needs_root" and os.geteuid() != 0:
         return "mounting file systems and writing cgroups needs root"
-    return None
+    if marker == "needs_controlplane":
+        return binaries.missing("etcd", "kube-apiserver", "kube-controller-manager", "kwok")
+    return nodes.missing() if marker == "needs_nodes" else None
 
 
+@pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Skip what cannot run here, with the reason; refuse to skip what CI says it has."""
+    for item in items:
+        if item.get_closest_marker("needs_nodes"):
+            # Nodes are large: one worker process starts them, and runs all tests on them.
+            item.add_marker(pytest.mark.xdist_group("nodes"))
     required = os.environ.get("MLSCHED_TESTS_REQUIRE", "").split()
     for marker in GROUPS:
         reason = _missing(marker)

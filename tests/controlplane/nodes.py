@@ -21,7 +21,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -142,18 +142,6 @@ class Node:
         self.kubelet.stop()
         self.containerd.stop()
 
-    def restart_kubelet(self) -> Node:
-        """A new kubelet process; pods go on."""
-        self.kubelet.stop()
-        return Node(
-            self.plane,
-            self.name,
-            self.directory,
-            self.cgroup,
-            self.containerd,
-            start_kubelet(self.plane, self.name, self.directory, self.containerd),
-        )
-
     def ctr(self, *words: str | Path) -> str:
         """What containerd's client prints, in the namespace of the kubelet."""
         argv = [binaries.need("ctr"), "-a", self.directory / "c.sock", "-n", "k8s.io", *words]
@@ -252,6 +240,13 @@ class Nodes:
         wait(f"{name} is ready", lambda: self._is_ready(name), kubelet, containerd)
         self.all[name] = node
         return node
+
+    def restart_kubelet(self, name: str) -> None:
+        """A new kubelet process on a node; its pods go on."""
+        node = self.all[name]
+        node.kubelet.stop()
+        kubelet = start_kubelet(self.plane, name, node.directory, node.containerd)
+        self.all[name] = replace(node, kubelet=kubelet)
 
     def _write_configs(self, directory: Path, cgroup: str) -> None:
         said: dict[str, Any] = {

@@ -14,7 +14,7 @@
 ``ControlPlane(controller_manager=True)`` adds kube-controller-manager, service accounts in every
 namespace and the ServiceAccount admission; ``scheduler=True`` adds kube-scheduler;
 ``gangs=False`` leaves PodGroup out; ``lifted=True`` lifts the API server's own limits;
-``audit=True`` writes ``plane.audit_log``, one JSON line a request;
+``audit=True`` keeps all requests, for ``plane.requests()``;
 ``kubernetes="1.36.3"`` starts the API server of that version (``KUBERNETES=1.36.3 make
 controlplane``). Everything lies in ``plane.directory``, with a log a process, and is gone after
 the block, also when the runner was killed. The programs: ``make controlplane``.
@@ -22,22 +22,19 @@ the block, also when the runner was killed. The programs: ``make controlplane``.
 
 from __future__ import annotations
 
-import fcntl
 import http.client
 import json
 import os
-import socket
 import ssl
-import subprocess
 import time
 from collections.abc import Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from tests.controlplane import binaries
+from tests.controlplane.api import Api, ApiError, read_answer
 from tests.controlplane.credentials import (
     ADMIN,
     ADMIN_GROUPS,
@@ -47,13 +44,11 @@ from tests.controlplane.credentials import (
     write_kubeconfig,
     write_service_account_keys,
 )
-from tests.controlplane.processes import Process, Processes, StartError
+from tests.controlplane.plane_numbers import ports_of, take_number
+from tests.controlplane.processes import Process, Processes
 
-LOCKS = Path(f"/tmp/mlsched-planes-{os.geteuid()}")
-PLANES_MAX = 200
-FIRST_PORT = 21000
-PORTS = 20
 CONTROLLERS = (
+    "clusterrole-aggregation-controller",
     "job-controller",
     "garbage-collector-controller",
     "namespace-controller",
@@ -76,66 +71,8 @@ rules: [{level: Metadata}]
 """
 
 
-class ApiError(RuntimeError):
-    """The API server, or etcd, refused.
-
-    Attributes:
-        code: HTTP status.
-        status: The Status object, or the text that came instead.
-    """
-
-    def __init__(self, code: int, status: Any) -> None:
-        message = status.get("message", status) if isinstance(status, dict) else status
-        super().__init__(f"{code}: {message}")
-        self.code = code
-        self.status = status
-
-
-def take_number() -> tuple[int, int]:
-    """A number that no other plane on this machine has, and the lock that holds it.
-
-    Ports, the bridge of the pods and control groups follow from it. The ports lie below those
-    that the kernel gives to clients, so a restarted server finds its own free.
-    """
-    LOCKS.mkdir(mode=0o700, exist_ok=True)
-    for number in range(PLANES_MAX):
-        lock = os.open(LOCKS / f"{number}.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            os.close(lock)
-            continue
-        if all(_is_free(port) for port in _ports(number)):
-            return number, lock
-        os.close(lock)
-    raise StartError(f"expected a free number of {PLANES_MAX}, all are taken: see {LOCKS}")
-
-
-def _ports(number: int) -> range:
-    return range(FIRST_PORT + number * PORTS, FIRST_PORT + (number + 1) * PORTS)
-
-
-def _is_free(port: int) -> bool:
-    with socket.socket() as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            probe.bind(("127.0.0.1", port))
-        except OSError:
-            return False
-    return True
-
-
-def _read(response: http.client.HTTPResponse) -> Any:
-    """The decoded answer of the API server or of etcd."""
-    text = response.read().decode()
-    answer = json.loads(text) if "json" in response.headers.get("Content-Type", "") else text
-    if not 200 <= response.status < 300:
-        raise ApiError(response.status, answer)
-    return answer
-
-
 @dataclass
-class ControlPlane:
+class ControlPlane(Api):
     """One control plane; see the top of the module.
 
     Attributes:
@@ -184,11 +121,13 @@ class ControlPlane:
             raise
 
     def _start(self) -> None:
-        ports = iter(_ports(self.number))
+        ports = iter(ports_of(self.number))
         self.port, self._etcd_port, self._peer_port = next(ports), next(ports), next(ports)
         self._manager_port = next(ports)
         self.free_ports = ports
-        self.url = f"https://127.0.0.1:{self.port}"
+        self.address = f"127.0.0.1:{self.port}"
+        self.url = f"https://{self.address}"
+        self.has_service_accounts = self.controller_manager
         self.service_range = f"10.96.{self.number}.0/24"
         self._write_credentials()
         self.etcd = self._start_etcd()
@@ -198,7 +137,7 @@ class ControlPlane:
         if self.scheduler:
             self.kube_scheduler = self.start_scheduler()
         if self.controller_manager:
-            self._wait_for_service_account("default")
+            self.wait_for_service_account("default")
 
     def stop(self) -> None:
         """End all and remove the directory."""
@@ -214,6 +153,10 @@ class ControlPlane:
         """One JSON line a request, with ``audit=True``."""
         return self.directory / "audit.log"
 
+    def requests(self) -> list[dict[str, Any]]:
+        """The requests so far, with ``audit=True``: verb, requestURI, user, userAgent, ..."""
+        return [json.loads(line) for line in self.audit_log.read_text().splitlines()]
+
     # --- credentials
 
     def _write_credentials(self) -> None:
@@ -228,6 +171,7 @@ class ControlPlane:
             (self.directory / name).write_bytes(content)
         write_service_account_keys(self.directory)
         self._tokens = {name: os.urandom(16).hex() for name in (ADMIN, *self.users)}
+        self.admin_token = self._tokens[ADMIN]
         lines = []
         for name, token in self._tokens.items():
             groups = ",".join(self._groups_of(name))
@@ -238,6 +182,10 @@ class ControlPlane:
 
     def _groups_of(self, user: str) -> tuple[str, ...]:
         return ADMIN_GROUPS if user == ADMIN else tuple(self.users.get(user, ()))
+
+    def token_of(self, user: str) -> str:
+        """The token of a user known from the start."""
+        return self._tokens[user]
 
     def kubeconfig(
         self,
@@ -266,13 +214,6 @@ class ControlPlane:
         token = self.service_account_token(namespace, name, seconds)
         return self._write_kubeconfig(token_user(token), context or name, namespace)
 
-    def service_account_token(self, namespace: str, name: str, seconds: int = 3600) -> str:
-        """A token of a service account; 600 s is the least that the API server grants."""
-        path = f"/api/v1/namespaces/{namespace}/serviceaccounts/{name}/token"
-        body = {"spec": {"expirationSeconds": seconds}}
-        token: str = self.api("POST", path, body)["status"]["token"]
-        return token
-
     def _write_kubeconfig(self, entry: dict[str, Any], context: str, namespace: str) -> Path:
         folder = self.directory / "kubeconfigs"
         folder.mkdir(exist_ok=True)
@@ -280,68 +221,6 @@ class ControlPlane:
         return write_kubeconfig(
             path, self.url, self.authority.pem, entry, context=context, namespace=namespace
         )
-
-    def grant(self, user: str, role: str, namespace: str = "", kind: str = "User") -> None:
-        """Bind a cluster role (view, edit, admin, ...) to a user or group, here or everywhere."""
-        group = "rbac.authorization.k8s.io"
-        where = f"/namespaces/{namespace}/rolebindings" if namespace else "/clusterrolebindings"
-        body = {
-            "metadata": {"generateName": "tests-"},
-            "roleRef": {"apiGroup": group, "kind": "ClusterRole", "name": role},
-            "subjects": [{"apiGroup": group, "kind": kind, "name": user}],
-        }
-        self.api("POST", f"/apis/{group}/v1{where}", body)
-
-    # --- requests
-
-    def api(
-        self, method: str, path: str, body: Any = None, *, token: str = "", patch: str = "merge"
-    ) -> Any:
-        """One request as admin, or with a token; its decoded answer.
-
-        ``patch`` is the kind of a PATCH: merge, strategic-merge or json.
-
-        Raises:
-            ApiError: The answer was none of 2xx.
-        """
-        kind = f"application/{patch}-patch+json" if method == "PATCH" else "application/json"
-        headers = {"Authorization": f"Bearer {token or self._tokens[ADMIN]}", "Content-Type": kind}
-        with closing(self._connect()) as line:
-            line.request(method, path, None if body is None else json.dumps(body), headers)
-            return _read(line.getresponse())
-
-    def create_all(self, path: str, bodies: Sequence[Any], connections: int = 8) -> None:
-        """POST many objects as admin, over a few connections: about 1,000 a second.
-
-        Raises:
-            ApiError: One was refused; others may be there.
-        """
-        headers = {
-            "Authorization": f"Bearer {self._tokens[ADMIN]}",
-            "Content-Type": "application/json",
-        }
-
-        def create(part: Sequence[Any]) -> None:
-            with closing(self._connect()) as line:
-                for body in part:
-                    line.request("POST", path, json.dumps(body), headers)
-                    _read(line.getresponse())
-
-        with ThreadPoolExecutor(connections) as pool:
-            list(pool.map(create, (bodies[first::connections] for first in range(connections))))
-
-    def _connect(self) -> http.client.HTTPSConnection:
-        return http.client.HTTPSConnection("127.0.0.1", self.port, context=self.tls, timeout=30)
-
-    def kubectl(self, *words: str, stdin: str = "") -> str:
-        """What kubectl prints; needs kubectl in PATH."""
-        argv = ["kubectl", f"--kubeconfig={self.admin_kubeconfig}", *words]
-        found = subprocess.run(
-            argv, input=stdin, capture_output=True, text=True, timeout=60, check=False
-        )
-        if found.returncode:
-            raise RuntimeError(f"{' '.join(words)}: {found.stderr.strip()}")
-        return found.stdout
 
     # --- processes
 
@@ -442,7 +321,7 @@ class ControlPlane:
     def _etcd(self, path: str, body: dict[str, Any]) -> Any:
         with closing(http.client.HTTPConnection("127.0.0.1", self._etcd_port, timeout=30)) as line:
             line.request("POST", f"/v3/{path}", json.dumps(body))
-            return _read(line.getresponse())
+            return read_answer(line.getresponse())
 
     def _start_manager(self) -> Process:
         folder = self.directory
@@ -483,27 +362,6 @@ class ControlPlane:
     def _gate_of_others(self) -> list[str]:
         newest = not self.kubernetes or self.kubernetes == binaries.kubernetes_version()
         return ["--feature-gates=GenericWorkload=true"] if self.gangs and newest else []
-
-    def _wait_for_service_account(self, namespace: str) -> None:
-        """Pods of a namespace are refused until its service account is there."""
-
-        def is_there() -> bool:
-            try:
-                self.api("GET", f"/api/v1/namespaces/{namespace}/serviceaccounts/default")
-                self.api("GET", f"/api/v1/namespaces/{namespace}/configmaps/kube-root-ca.crt")
-            except ApiError:
-                return False
-            return True
-
-        self.processes.wait_until(f"{namespace} has a service account", is_there, self.manager)
-
-    def create_namespace(self, name: str, **labels: str) -> str:
-        """A namespace that takes pods at once; labels with ``__`` for ``/`` and ``_`` for ``-``."""
-        said = {k.replace("__", "/").replace("_", "-"): v for k, v in labels.items()}
-        self.api("POST", "/api/v1/namespaces", {"metadata": {"name": name, "labels": said}})
-        if self.controller_manager:
-            self._wait_for_service_account(name)
-        return name
 
 
 def main() -> None:

@@ -20,6 +20,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -98,26 +99,29 @@ class Processes:
         self.all: list[Process] = []
         self._turn = threading.Lock()
         self._line, theirs = socket.socketpair()
-        self._reaper = subprocess.Popen(
-            [sys.executable, "-I", "-S", str(REAPER), str(os.getpid())],
-            stdin=theirs,
-            stdout=subprocess.DEVNULL,
-            stderr=(self.directory / "reaper.log").open("wb"),
-            start_new_session=True,
-            pass_fds=held,
-            cwd="/",
-        )
-        theirs.close()
+        with theirs, (self.directory / "reaper.log").open("wb") as log:
+            self._reaper = subprocess.Popen(
+                [sys.executable, "-I", "-S", str(REAPER), str(os.getpid())],
+                stdin=theirs,
+                stdout=subprocess.DEVNULL,
+                stderr=log,
+                start_new_session=True,
+                pass_fds=held,
+                cwd="/",
+            )
         self._answers = self._line.makefile("rb")
         self.ask(do="own", directory=str(self.directory), cgroup=cgroup)
 
     def ask(self, **request: Any) -> dict[str, Any]:
         """One request to the reaper and its answer."""
-        with self._turn:
+        answer = b""
+        with self._turn, suppress(ConnectionError):
             self._line.sendall(json.dumps(request).encode() + b"\n")
             answer = self._answers.readline()
         if not answer:
-            raise StartError("the process that holds the others has ended")
+            log = self.directory / "reaper.log"
+            said = log.read_text(errors="replace") if log.exists() else ""
+            raise StartError(f"the process that holds the others has ended, and said: {said!r}")
         found: dict[str, Any] = json.loads(answer)
         return found
 
