@@ -83,3 +83,28 @@ def read_rule(text: str) -> Any:
             "Such as --layer-rule pool=cpu:data.",
         )
     return LayerRule(label, value, layer)
+
+
+@app.command()
+def crds(
+    output: Annotated[
+        str, typer.Option("--output", "-o", metavar="FORM", help="yaml or json.")
+    ] = "yaml",
+) -> None:
+    """Print the definitions of MLJob, MLQueue and GPUNode.
+
+    Install or renew them with: mlsched controller crds | kubectl apply --server-side -f -
+    """
+    from mlsched.cli.render.documents import to_json
+    from mlsched.cli.session import write
+    from mlsched.errors import SpecError
+    from mlsched.specs.crds import build_crds
+    from mlsched.specs.documents import to_yaml
+
+    if output not in ("yaml", "json"):
+        raise SpecError(f"--output: expected yaml or json, found {output[:40]!r}.")
+    found = build_crds()
+    if output == "json":
+        write(to_json({"apiVersion": "v1", "kind": "List", "items": found}))
+    else:
+        write("---\n".join(to_yaml(one) for one in found).rstrip("\n"))
