@@ -116,7 +116,9 @@ class ClusterController:
             on_problem=problem,
         )
         self.gangs = Gangs(self.mljobs.next_seq, self.notices.refuse)
-        self.binder = Binder(self.api, self.gangs, self._emit, self._recount, problem)
+        self.binder = Binder(
+            self.api, self.gangs, self._emit, self._recount, self.notices.tell_bound, problem
+        )
         self.usages = Usages(lambda pod: self.actuator.owns(pod) or self.gangs.owns(pod))
         self.controller = Controller(retry=self._settings.retry, checks=True)
         self.driver = Driver(

@@ -70,6 +70,10 @@ class NoAnswerError(TemporaryError):
     """A request may or may not have been carried out: the connection broke, or it took too long."""
 
 
+class SilenceError(NoAnswerError):
+    """Nothing came on a watch for too long: perhaps nothing happened, perhaps nobody is there."""
+
+
 class Api:
     """Asks one API server.
 
@@ -204,6 +208,8 @@ class Api:
                     after = answer.headers.get("Retry-After")
                     raise read_error(answer.status, await answer.read(), after)
                 yield _lines(answer.content)
+        except aiohttp.SocketTimeoutError as error:
+            raise SilenceError(f"watch {path}: silent for {silence_s_max:g} s") from error
         except (aiohttp.ClientError, TimeoutError, OSError) as error:
             raise NoAnswerError(f"watch {path}: broke: {error!r}") from error
 

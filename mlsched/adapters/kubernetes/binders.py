@@ -21,6 +21,7 @@ class Binder:
     """Binds the pods of a job, and tells that it is over once all are seen bound.
 
     Args:
+        on_bound: Told of each pod that was bound, and to which node.
         refresh: Called with the keys of pods that count as those of others from now on, before
             the end is told.
     """
@@ -31,12 +32,14 @@ class Binder:
         gangs: Gangs,
         emit: Callable[[Event], None],
         refresh: Callable[[list[str]], None],
+        on_bound: Callable[[Pod, str], None] = lambda pod, node: None,
         on_problem: Callable[[str], None] = lambda line: None,
     ) -> None:
         self._api = api
         self._gangs = gangs
         self._emit = emit
         self._refresh = refresh
+        self._on_bound = on_bound
         self._on_problem = on_problem
         self._open: dict[str, tuple[Job, dict[str, str]]] = {}
         """Jobs whose bindings were all answered, with what was wrong of which pod."""
@@ -111,4 +114,5 @@ class Binder:
             if error.code == 409 and "already assigned" in error.message:
                 return ""
             return f"{metadata.key}: {error.message}"
+        self._on_bound(pod, node)
         return ""

@@ -56,6 +56,11 @@ class Notices:
             KIND, API_VERSION, metadata, kind, word, f"attempt {job.attempt}{element}: {message}"
         )
 
+    def tell_bound(self, pod: Pod, node: str) -> None:
+        """Where a pod of others was placed, in the words of kube-scheduler."""
+        text = f"Successfully assigned {pod.metadata.key} to {node}"
+        self._post("Pod", "v1", pod.metadata, "Normal", "Scheduled", text)
+
     def refuse(self, pod: Pod, why: str) -> None:
         """Why a pod of others cannot be placed."""
         text = f"mlsched does not place this pod: {why}"

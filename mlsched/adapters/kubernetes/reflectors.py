@@ -17,7 +17,7 @@ from typing import Generic, Protocol, TypeVar
 
 import msgspec
 
-from mlsched.adapters.kubernetes.apis import Api, ApiError, NoAnswerError, Status
+from mlsched.adapters.kubernetes.apis import Api, ApiError, NoAnswerError, SilenceError, Status
 from mlsched.adapters.kubernetes.objects import Metadata, Partial, RawList, WatchEvent
 
 WATCH_S = 290
@@ -108,6 +108,8 @@ class Reflector(Generic[T]):
                     continue
                 after_s = error.retry_after_s or 0
                 self._on_problem(f"{self._path}: {error}")
+            except SilenceError:
+                continue
             except NoAnswerError as error:
                 after_s = 0
                 self._on_problem(f"{self._path}: {error.message}")
