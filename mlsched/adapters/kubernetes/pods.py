@@ -218,6 +218,8 @@ def _pod_spec(job: Job, owner: Owner, group: int, containers: list[Json]) -> Jso
         "terminationGracePeriodSeconds": job.spec.grace_seconds,
         "automountServiceAccountToken": False,
         "enableServiceLinks": False,
+        # Else the job is process 1, which SIGTERM does not end and which must reap what it forks.
+        "shareProcessNamespace": True,
         "securityContext": {
             "runAsNonRoot": True,
             "runAsUser": USER_ID,
