@@ -10,17 +10,12 @@ from mlsched.model.reasons import Reason, ReasonCode
 from mlsched.model.snapshots import ClusterSnapshot
 
 
-def gate(job: Job, snapshot: ClusterSnapshot, array_running: Mapping[str, int]) -> Reason | None:
-    """The first gate that is shut, or None. The order is that of `ReasonCode`."""
-    return (
-        _queue_gate(job, snapshot.paused_queues)
-        or _dependency_gate(job, snapshot)
-        or _backoff_gate(job, snapshot)
-        or _throttle_gate(job, array_running)
-    )
+def own_gate(job: Job, snapshot: ClusterSnapshot) -> Reason | None:
+    """What keeps this very job: a dependency that has not ended, or the wait before a retry."""
+    return _dependency_gate(job, snapshot) or _backoff_gate(job, snapshot)
 
 
-def _queue_gate(job: Job, paused: frozenset[str]) -> Reason | None:
+def queue_gate(job: Job, paused: frozenset[str]) -> Reason | None:
     """Shut when every queue that would do is paused."""
     if not paused or any(key not in paused for key in queue_keys(job)):
         return None
@@ -29,6 +24,15 @@ def _queue_gate(job: Job, paused: frozenset[str]) -> Reason | None:
     if len(names) > 1:
         text = f"queues {', '.join(names)} are paused"
     return Reason(ReasonCode.HELD, text, {"queues": names})
+
+
+def throttle_gate(job: Job, running: int) -> Reason | None:
+    """Shut when as many elements of the job's array run as may at once."""
+    array = job.array
+    if array is None or not array.max_parallel or running < array.max_parallel:
+        return None
+    text = f"{running} elements of {array.name} run, and at most {array.max_parallel} may"
+    return Reason(ReasonCode.ARRAY_THROTTLED, text, {"running": running})
 
 
 def lost_dependency(job: Job, states: Mapping[str, JobState]) -> ResolvedDependency | None:
@@ -47,6 +51,8 @@ def dependency_failed(name: str) -> Reason:
 
 
 def _dependency_gate(job: Job, snapshot: ClusterSnapshot) -> Reason | None:
+    if not job.after:
+        return None
     waiting = [
         dependency.name
         for dependency in job.after
@@ -66,14 +72,3 @@ def _backoff_gate(job: Job, snapshot: ClusterSnapshot) -> Reason | None:
     wait_s = -(-(until_ms - snapshot.now.mono_ms) // 1000)
     text = f"waits before try {job.attempt + 1}, after attempt {job.attempt} failed"
     return Reason(ReasonCode.RETRY_BACKOFF, text, {"wait_s": wait_s, "attempt": job.attempt})
-
-
-def _throttle_gate(job: Job, array_running: Mapping[str, int]) -> Reason | None:
-    array = job.array
-    if array is None or not array.max_parallel:
-        return None
-    running = array_running.get(array.array_id, 0)
-    if running < array.max_parallel:
-        return None
-    text = f"{running} elements of {array.name} run, and at most {array.max_parallel} may"
-    return Reason(ReasonCode.ARRAY_THROTTLED, text, {"running": running})

@@ -1,5 +1,7 @@
 """The laws that hold after every step; checked by the simulator, by tests and in production.
 
+Production checks what a step changed, tests and simulations everything.
+
 Each law returns the sentences that say how it was broken; none means that it holds.
 """
 
@@ -9,7 +11,7 @@ from collections.abc import Collection, Iterable, Mapping
 
 from mlsched.core.ledger import Ledger
 from mlsched.errors import InvariantError
-from mlsched.model.jobs import Job, JobState, needs_of
+from mlsched.model.jobs import Job, JobState, count_groups
 from mlsched.model.reasons import Reason
 
 
@@ -30,7 +32,7 @@ def gang_whole_or_absent(jobs: Iterable[Job]) -> list[str]:
     """A job holds all of its groups, or nothing; only placed jobs hold anything."""
     broken: list[str] = []
     for job in jobs:
-        wanted = len(needs_of(job)) if job.state.is_placed else 0
+        wanted = count_groups(job) if job.state.is_placed else 0
         if len(job.placements) != wanted:
             broken.append(f"{job.name} is {job.state} with {len(job.placements)} groups")
     return broken
@@ -62,7 +64,7 @@ def every_pending_job_has_a_reason(jobs: Iterable[Job], reasons: Mapping[str, Re
 
 
 def check_placed(placed: Collection[Job], ledger: Ledger) -> None:
-    """Check the laws on what holds something; cheap enough for every step in production.
+    """Check the laws on all that holds something.
 
     Raises:
         InvariantError: names the first law that is broken.
@@ -70,6 +72,37 @@ def check_placed(placed: Collection[Job], ledger: Ledger) -> None:
     _demand("one holder a device", one_holder_a_device(placed))
     _demand("gang whole or absent", gang_whole_or_absent(placed))
     _demand("ledger is derived", ledger_is_derived(placed, ledger))
+
+
+def changes_are_in_the_ledger(changed: Iterable[Job], ledger: Ledger) -> list[str]:
+    """Each of these jobs holds in the ledger what its record says, every device by itself."""
+    broken: list[str] = []
+    for job in changed:
+        placements = job.placements if job.state.is_placed else ()
+        if ledger.held.get(job.id, ()) != placements:
+            broken.append(f"{job.name} is {job.state}, and the ledger has something else")
+        for group in placements:
+            for uuid in group.devices:
+                if ledger.holder_of(uuid) != job.id:
+                    broken.append(f"{uuid} is held by {ledger.holder_of(uuid)} and {job.name}")
+    return broken
+
+
+def check_changed(changed: Collection[Job], placed_count: int, ledger: Ledger) -> None:
+    """Check the laws on what changed in a step, which held before it; cheap on any cluster.
+
+    Args:
+        changed: The newest version of every job that changed.
+        placed_count: How many jobs hold something after the step.
+
+    Raises:
+        InvariantError: names the first law that is broken.
+    """
+    _demand("gang whole or absent", gang_whole_or_absent(changed))
+    _demand("ledger is derived", changes_are_in_the_ledger(changed, ledger))
+    if len(ledger.held) != placed_count:
+        text = f"{placed_count} jobs are placed, and {len(ledger.held)} hold something"
+        _demand("ledger is derived", [text])
 
 
 def check_all(jobs: Collection[Job], ledger: Ledger, reasons: Mapping[str, Reason]) -> None:

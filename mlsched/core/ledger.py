@@ -233,17 +233,21 @@ class Ledger:
             self._empty = Ledger(self._nodes.values())
         return self._empty
 
-    def mirror(self, key: Hashable, keeps: Callable[[str], bool]) -> Ledger:
-        """The same nodes, held only by the jobs that ``keeps`` names; callers roll back their own.
+    def mirror(
+        self, key: Hashable, keeps: Callable[[str], bool], kept: Callable[[], Iterable[str]]
+    ) -> Ledger:
+        """The same nodes, held by some jobs only; callers roll back what they try.
 
         Args:
             key: Stands for ``keeps``: as long as it is the same, only what changed is looked at.
+            keeps: Whether a job is one of them.
+            kept: All of them; called when the key is another.
         """
         mirror = self._mirror = self._mirror or Ledger(self._nodes.values())
         before, position = self._mirrored
         changed = self._changed_jobs.since(position) if before == key else None
         if changed is None:
-            changed = dict.fromkeys((*mirror.held, *self._held))
+            changed = dict.fromkeys((*mirror.held, *kept()))
         for job_id in changed:
             wanted = self._held.get(job_id)
             if wanted is not None and not keeps(job_id):

@@ -12,8 +12,9 @@ from msgspec import Struct
 from msgspec.structs import replace
 
 from mlsched.core import invariants
+from mlsched.core.backlogs import Placed
 from mlsched.core.cycle import decide
-from mlsched.core.gates import dependency_failed
+from mlsched.core.gates import dependency_failed, own_gate
 from mlsched.core.ledger import Ledger
 from mlsched.core.lifecycle import (
     CANCELLED,
@@ -47,6 +48,7 @@ from mlsched.model.reasons import Reason, ReasonCode
 from mlsched.model.snapshots import ClusterSnapshot
 from mlsched.runtime.arrays import Arrays
 from mlsched.runtime.dependencies import Dependencies
+from mlsched.runtime.pending import Pending
 
 
 class RetrySettings(Struct, frozen=True):
@@ -82,15 +84,13 @@ class Controller:
         self.reasons: dict[str, Reason] = {}
         self.ledger = Ledger()
         self._checks = checks
-        self._placed: dict[str, Job] = {}
+        self._placed = Placed(self.policy)
         self._dependencies = Dependencies()
         self._arrays = Arrays()
         self._paused_queues: frozenset[str] = frozenset()
         self._withdrawn: dict[str, JobSubmitted | JobRestored | None] = {}
-        self._backoff_until_ms: dict[str, int] = {}
-        self._blocked: str | None = None
-        self._fresh: dict[str, None] = {}
-        self._look_at_all = False
+        self._pending = Pending(self.policy)
+        self._changed: dict[str, Job] = {}
         self._dirty: dict[str, Job] = {}
         self._commands: list[Command] = []
 
@@ -106,14 +106,14 @@ class Controller:
         """
         for event in events:
             self._fold(event, now)
-        self._end_backoffs(now)
+        self._pending.end_backoffs(now.mono_ms)
         self._schedule(now)
         commands = (*(SaveJob(job) for job in self._dirty.values()), *self._commands)
+        changed, self._changed = self._changed, {}
         self._dirty, self._commands = {}, []
-        if self._checks and commands:
-            invariants.check_placed(self._placed.values(), self.ledger)
-        wake_at_ms = min(self._backoff_until_ms.values(), default=None)
-        return Step(commands, wake_at_ms)
+        if self._checks and changed:
+            invariants.check_changed(changed.values(), len(self._placed), self.ledger)
+        return Step(commands, self._pending.backoffs.next_ms())
 
     def snapshot(self, now: Instant) -> ClusterSnapshot:
         """Everything that a decision may look at; all pending jobs are candidates."""
@@ -169,7 +169,7 @@ class Controller:
             if job.cancel_requested:
                 self._stop(job)
             return
-        self._fresh[job.id] = None
+        self._pending.look_at(job.id)
         lost = self._dependencies.lost(job)
         if job.cancel_requested or lost is not None:
             why = dependency_failed(lost.name) if lost is not None else CANCELLED
@@ -216,13 +216,13 @@ class Controller:
             self.ledger.observe(event.node)
         else:
             return
-        self._look_at_all = True
+        self._pending.look_at_all()
 
     def _observe_queue(self, event: QueueObserved) -> None:
         key = queue_key(event.name, event.namespace)
         if (key in self._paused_queues) != event.paused:
             self._paused_queues ^= {key}
-            self._look_at_all = True
+            self._pending.look_at_gates()
 
     def _stop(self, job: Job) -> None:
         grace_s = job.spec.grace_seconds if job.cancel_grace_s is None else job.cancel_grace_s
@@ -251,9 +251,10 @@ class Controller:
 
     def _again(self, job: Job, move: Move, reason: Reason, now: Instant) -> None:
         tries = job.retries_used - 1 if move is Move.RETRY else 0
-        self._backoff_until_ms[job.id] = now.mono_ms + self.retry.delay_after(max(0, tries))
+        until_ms = now.mono_ms + self.retry.delay_after(max(0, tries))
+        self._pending.backoffs.set(job.id, until_ms)
         self._release(job.id)
-        self._fresh[job.id] = None
+        self._pending.look_at(job.id)
         self._put(replace(advance(job, move, reason), placements=(), started_at_ms=None))
 
     def _finish(self, job: Job, move: Move, reason: Reason, now: Instant) -> None:
@@ -269,7 +270,7 @@ class Controller:
                 if lost is not None:
                     waiting.append((other, Move.CANCEL, dependency_failed(lost.name)))
                 else:
-                    self._fresh[other.id] = None
+                    self._pending.look_at(other.id)
         successor = self._withdrawn.pop(job.id, None)
         if successor is not None:
             self._accept(successor, now)
@@ -278,10 +279,7 @@ class Controller:
         """Forget an ended job; the pending jobs that depend on it or on its array."""
         self.jobs.pop(ended.id, None)
         self.reasons.pop(ended.id, None)
-        self._backoff_until_ms.pop(ended.id, None)
-        self._fresh.pop(ended.id, None)
-        if ended.id == self._blocked:
-            self._blocked, self._look_at_all = None, True
+        self._pending.forget(ended.id)
         decided = {ended.id: ended.state}
         whole = self._arrays.track(ended)
         if whole is not None and ended.array is not None:
@@ -291,7 +289,7 @@ class Controller:
 
     def _release(self, job_id: str) -> None:
         if self.ledger.release(job_id):
-            self._look_at_all = True
+            self._pending.look_at_all()
         self.ledger.commit()
 
     def _current(self, job_id: str, attempt: int) -> Job | None:
@@ -307,46 +305,35 @@ class Controller:
             self._dirty[job.id] = job
 
     def _remember(self, job: Job) -> None:
+        self._changed[job.id] = job
         if not job.state.is_ended:
             self.jobs[job.id] = job
             self._arrays.track(job)
         if job.state.is_placed:
-            self._placed[job.id] = job
+            self._placed.put(job)
             self.reasons.pop(job.id, None)
         else:
-            self._placed.pop(job.id, None)
-
-    def _end_backoffs(self, now: Instant) -> None:
-        over = [i for i, until_ms in self._backoff_until_ms.items() if until_ms <= now.mono_ms]
-        for job_id in over:
-            del self._backoff_until_ms[job_id]
-            self._fresh[job_id] = None
+            self._placed.discard(job.id)
 
     def _schedule(self, now: Instant) -> None:
-        """One cycle over what may have changed its answer.
-
-        Unless something was freed, a job that did not fit before does not fit now: then only new
-        candidates, and the blocked job that they must not delay, are looked at.
-        """
-        if self._look_at_all:
-            ids = [job.id for job in self.jobs.values() if _waits(job)]
-        else:
-            ids = list(self._fresh)
-            if ids and self._blocked is not None and self._blocked not in self._fresh:
-                ids.append(self._blocked)
-        self._fresh, self._look_at_all = {}, False
-        ids = [job_id for job_id in ids if job_id in self.jobs and _waits(self.jobs[job_id])]
-        if not ids:
+        """One cycle over what may have changed its answer."""
+        ids, backlog = self._pending.take_candidates()
+        if not ids and not backlog:
             return
-        plan = decide(self._snapshot(ids, now), self.ledger, self.policy)
+        snapshot = self._snapshot(ids, now)
+        plan = decide(snapshot, self.ledger, self.policy, backlog)
         self.reasons.update(plan.reasons)
-        self._blocked = plan.blocked
+        self._pending.blocked = plan.blocked
         for job_id, placements in plan.placements.items():
+            self._pending.backlog.discard(job_id)
             job = place(self.jobs[job_id], placements, plan.choices[job_id])
             self.ledger.take(job_id, placements)
             self._put(job)
             self._commands.append(LaunchAttempt(job))
         self.ledger.commit()
+        for job in snapshot.candidates:
+            if job.id not in plan.placements:
+                self._pending.keep(job, is_gated=own_gate(job, snapshot) is not None)
 
     def _snapshot(self, ids: Sequence[str], now: Instant) -> ClusterSnapshot:
         return ClusterSnapshot(
@@ -355,7 +342,7 @@ class Controller:
             placed=self._placed,
             states=self._dependencies.known_states((self.jobs[i] for i in ids), self.jobs),
             array_running=self._arrays.running(),
-            backoff_until_ms=self._backoff_until_ms,
+            backoff_until_ms=self._pending.backoff_until_ms,
             paused_queues=self._paused_queues,
         )
 

@@ -114,7 +114,7 @@ class LedgerMachine(RuleBasedStateMachine):
         def keeps(job_id: str) -> bool:
             return int(job_id[1:]) % 2 == odd
 
-        mirror = self.ledger.mirror(odd, keeps)
+        mirror = self.ledger.mirror(odd, keeps, lambda: filter(keeps, self.ledger.held))
         assert dict(mirror.held) == {i: p for i, p in self.ledger.held.items() if keeps(i)}
         assert mirror.nodes == self.ledger.nodes
         assert place(NEEDS[:2], mirror) == place_by_scan(NEEDS[:2], mirror)
