@@ -129,7 +129,10 @@ def build_job_crd() -> Schema:
     ]
     schema = _whole("A job of mlsched.", spec, schema_of(JobStatus), ["spec"])
     schema["x-kubernetes-validations"] = [_NAME_RULE]
-    return _crd("MLJob", "mljobs", ["mlj"], schema, columns)
+    crd = _crd("MLJob", "mljobs", ["mlj"], schema, columns)
+    paths = (".status.state", ".spec.queue")
+    crd["spec"]["versions"][0]["selectableFields"] = [{"jsonPath": path} for path in paths]
+    return crd
 
 
 def _describe(doc: str, schema: Schema) -> Schema:

@@ -19,7 +19,7 @@ from mlsched.adapters.kubernetes.apis import Api, ApiError
 from mlsched.adapters.kubernetes.leases import LeaseLostError
 from mlsched.adapters.kubernetes.objects import Metadata
 from mlsched.adapters.kubernetes.persistence import insist
-from mlsched.adapters.kubernetes.pods import Owner
+from mlsched.adapters.kubernetes.pods import Owner, passed_on
 from mlsched.adapters.kubernetes.reflectors import Reflector
 from mlsched.errors import SpecError
 from mlsched.model.events import CancelRequested, Event, JobRestored, JobWithdrawn
@@ -165,7 +165,8 @@ class MLJobs:
                 self._emit(JobWithdrawn(job.id))
 
     def _accept(self, key: str, one: MLJob) -> None:
-        owner = Owner(one.metadata.namespace, one.metadata.name, one.metadata.uid)
+        m = one.metadata
+        owner = Owner(m.namespace, m.name, m.uid, passed_on(m.annotations))
         try:
             spec = load_spec(one.spec)
         except SpecError as error:

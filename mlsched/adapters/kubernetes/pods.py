@@ -8,6 +8,7 @@ of them, so that any one tells it.
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Mapping
 from typing import Any
 
 from msgspec import Struct
@@ -23,6 +24,8 @@ from mlsched.errors import SpecError
 from mlsched.model.jobs import GroupPlacement, Job
 from mlsched.model.resources import need_of
 from mlsched.model.specs import API_VERSION, KIND
+from mlsched.specs.records import CANCEL_ANNOTATION, KEY_ANNOTATION, USER_ANNOTATION
+from mlsched.specs.sources import FILE_ANNOTATION
 
 MANAGED_BY = "mlsched"
 JOB_LABEL = "mlsched.io/job"
@@ -32,6 +35,8 @@ GROUP_LABEL = "mlsched.io/group"
 INDEX_LABEL = "mlsched.io/index"
 MANAGED_LABEL = "app.kubernetes.io/managed-by"
 SCRIPT_ANNOTATION = "mlsched.io/script"
+
+NOT_PASSED_ON = frozenset({USER_ANNOTATION, KEY_ANNOTATION, CANCEL_ANNOTATION, FILE_ANNOTATION})
 
 MASTER_PORT = 29500
 """Each pod has an address of its own, so that one port does. Source: torchrun's default."""
@@ -51,6 +56,17 @@ class Owner(Struct, frozen=True):
     namespace: str
     name: str
     uid: str
+    annotations: dict[str, str] = {}
+    """For its pods too: what meshes and others want to be told."""
+
+
+def passed_on(annotations: Mapping[str, str]) -> dict[str, str]:
+    """The annotations of an MLJob that are meant for its pods: all but those of tools and ours."""
+    return {
+        name: value
+        for name, value in annotations.items()
+        if name not in NOT_PASSED_ON and not name.startswith("kubectl.kubernetes.io/")
+    }
 
 
 def stem_of(job: Job, owner: Owner) -> str:
@@ -199,6 +215,7 @@ def _metadata(job: Job, owner: Owner, group: int) -> Json:
         "namespace": owner.namespace,
         "labels": {**job.spec.labels, **_labels(job, owner), GROUP_LABEL: str(group)},
         "annotations": {
+            **owner.annotations,
             **annotations,
             "kubectl.kubernetes.io/default-container": _container_name(job, group),
         },
