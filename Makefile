@@ -33,7 +33,7 @@ controlplane:  ## Build a Kubernetes control plane and nodes for the tests, once
 	@$(PYTHON) tests/controlplane/build.py
 
 test: $(STAMP)  ## Run all tests; those on Kubernetes where `make controlplane` was run
-	$(BIN)/python -m pytest $(TESTS) -n $(JOBS) --dist loadgroup
+	$(BIN)/python -m pytest $(TESTS) -n $(JOBS)
 
 bench: $(STAMP)  ## Measure what docs/performance.md tells
 	$(BIN)/python -m tests.perf

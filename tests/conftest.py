@@ -6,10 +6,13 @@ import os
 import shutil
 import signal
 from collections import Counter
+from functools import cache
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import HealthCheck, settings
+from xdist.scheduler.loadscope import LoadScopeScheduling
 
 from tests.controlplane import binaries, nodes
 
@@ -48,13 +51,8 @@ def _missing(marker: str) -> str | None:
     return nodes.missing() if marker == "needs_nodes" else None
 
 
-@pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Skip what cannot run here, with the reason; refuse to skip what CI says it has."""
-    for item in items:
-        if item.get_closest_marker("needs_nodes"):
-            # Nodes are large: one worker process starts them, and runs all tests on them.
-            item.add_marker(pytest.mark.xdist_group("nodes"))
     required = os.environ.get("MLSCHED_TESTS_REQUIRE", "").split()
     for marker in GROUPS:
         reason = _missing(marker)
@@ -65,6 +63,27 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         for item in items:
             if item.get_closest_marker(marker):
                 item.add_marker(pytest.mark.skip(reason=reason))
+
+
+class NodesTogether(LoadScopeScheduling):
+    """Real nodes are large: one worker process starts them, and runs all tests on them.
+
+    Every other test is a unit of its own.
+    """
+
+    def _split_scope(self, nodeid: str) -> str:
+        return "nodes" if _needs_nodes(nodeid.partition("::")[0]) else nodeid
+
+
+@cache
+def _needs_nodes(path: str) -> bool:
+    """Only names of tests reach the process that shares them out, so their files are looked at."""
+    return "mark.needs_nodes" in (ROOT / path).read_text(encoding="utf-8")
+
+
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> NodesTogether:
+    """How xdist shares the tests out."""
+    return NodesTogether(config, log)
 
 
 def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) -> None:
