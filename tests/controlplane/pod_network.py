@@ -74,11 +74,11 @@ class Mirror(threading.Thread):
             yield json.loads(line)
 
     def _apply(self, event: dict[str, Any]) -> None:
+        if event["type"] == "ERROR":
+            raise ValueError(event["object"].get("message", "watch ended"))
         key = _key(event["object"])
         if event["type"] == "DELETED":
             self.objects.pop(key, None)
-        elif event["type"] == "ERROR":
-            raise ValueError(event["object"].get("message", "watch ended"))
         else:
             self.objects[key] = event["object"]
 
@@ -128,7 +128,10 @@ class Names(asyncio.DatagramProtocol):
         """Addresses of a name; None when there is no such name."""
         if not name.endswith(DOMAIN):
             return None
-        *host, service_name, namespace = name.removesuffix(DOMAIN).split(".")[-3:]
+        parts = name.removesuffix(DOMAIN).split(".")
+        if len(parts) not in (2, 3):
+            return None
+        *host, service_name, namespace = parts
         service = self.services.objects.get((namespace, service_name))
         if service is None:
             return None

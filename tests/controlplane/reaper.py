@@ -61,12 +61,21 @@ def cgroup_directories(name: str) -> list[Path]:
 
 
 def kill_cgroup(name: str) -> None:
-    """SIGKILL for every process of a control group and of those below it."""
+    """SIGKILL for every process of a control group and of those below it, until none is left."""
+    deadline = time.monotonic() + COMMAND_S_MAX
+    while (living := _members(name)) and time.monotonic() < deadline:
+        for pid in living:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+        time.sleep(0.01)
+
+
+def _members(name: str) -> set[int]:
+    found: set[int] = set()
     for directory in cgroup_directories(name):
         with contextlib.suppress(OSError):
-            for pid in (directory / "cgroup.procs").read_text().split():
-                with contextlib.suppress(ProcessLookupError):
-                    os.kill(int(pid), signal.SIGKILL)
+            found.update(map(int, (directory / "cgroup.procs").read_text().split()))
+    return found
 
 
 class Reaper:
@@ -103,6 +112,7 @@ class Reaper:
         log = os.open(request["log"], os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
         child = os.fork()
         if child:
+            self.statuses.pop(child, None)  # an orphan had the number before
             os.close(log)
             return child
         try:

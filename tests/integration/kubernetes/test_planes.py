@@ -23,6 +23,8 @@ pytestmark = pytest.mark.needs_controlplane
 
 Until = Callable[..., Any]
 ROOT = Path(__file__).parents[3]
+OLDER = "1.36.3"
+OLDER_MISSING = binaries.missing("kube-apiserver", kubernetes=OLDER)
 GROUPS = "/apis/scheduling.k8s.io"
 RUNNER = """
 import json, time
@@ -126,6 +128,16 @@ def test_gangs_off_restart_and_compaction() -> None:
         with pytest.raises(ApiError) as gone:
             plane.api("GET", f"/api/v1/pods?resourceVersion={old}&resourceVersionMatch=Exact")
         assert gone.value.code == 410
+
+
+@pytest.mark.skipif(bool(OLDER_MISSING), reason=str(OLDER_MISSING))
+def test_an_older_version_serves_the_gangs_of_its_time() -> None:
+    with ControlPlane(kubernetes=OLDER) as plane:
+        assert plane.api("GET", "/version")["gitVersion"] == f"v{OLDER}"
+        assert [each["version"] for each in plane.api("GET", GROUPS)["versions"]] == [
+            "v1",
+            "v1alpha2",
+        ]
 
 
 def test_two_planes_stand_side_by_side(plane: ControlPlane) -> None:
