@@ -48,6 +48,7 @@ class Ledger:
         self._nodes: dict[str, Node] = {}
         self._is_sorted = True
         self._used: dict[str, _Use] = {}
+        self._uuids: dict[str, frozenset[str]] = {}
         self._free_devices: dict[str, int] = {}
         self._layers: dict[str, int] = {}
         self.troubled: set[str] = set()
@@ -92,7 +93,8 @@ class Ledger:
         self._layers[node.layer] = self._layers.get(node.layer, 0) + 1
         (self.troubled.add if is_troubled(node) else self.troubled.discard)(name)
         self._used.setdefault(name, _Use())
-        self._count_devices(node)
+        self._uuids[name] = frozenset(device.uuid for device in node.devices)
+        self._free_devices[name] = sum(uuid not in self._holders for uuid in self._uuids[name])
         self._note_node(name)
         for twin in self._twins():
             twin.observe(node)
@@ -100,6 +102,7 @@ class Ledger:
     def forget(self, name: str) -> None:
         """Remove a node; placements on it stay with their jobs until these are released."""
         gone = self._nodes.pop(name, None)
+        self._uuids.pop(name, None)
         if gone is not None:
             self._layers[gone.layer] -= 1
         self.troubled.discard(name)
@@ -279,13 +282,14 @@ class Ledger:
             use.milli_cpus += sign * group.milli_cpus
             use.memory_bytes += sign * group.memory_bytes
             use.groups += sign
+            here = self._uuids.get(name, ())
             for uuid in group.devices:
                 if taking:
                     self._holders[uuid] = job_id
                 else:
                     self._holders.pop(uuid, None)
-            if group.devices and name in self._nodes:
-                self._count_devices(self._nodes[name])
+                if uuid in here:
+                    self._free_devices[name] -= sign
             self.changed_nodes.add(name)
         self._device_jobs += sign * any(group.devices for group in placements)
         if taking:
@@ -293,10 +297,6 @@ class Ledger:
         else:
             self._held.pop(job_id, None)
         self._changed_jobs.add(job_id)
-
-    def _count_devices(self, node: Node) -> None:
-        held = self._holders
-        self._free_devices[node.name] = sum(d.uuid not in held for d in node.devices)
 
 
 class _Use:

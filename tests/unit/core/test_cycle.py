@@ -200,3 +200,40 @@ def test_a_placement_says_why_there(case: Case) -> None:
     assert case.plan().choices == {
         "j": "a is the only node; free there were 4 CPUs, 8 GiB, 2 of 2 GPUs"
     }
+
+
+def test_what_overtakes_changes_the_answer_for_those_behind_it(case: Case) -> None:
+    case.node("a", gpus=8, cpus=16)
+    case.job("running", gpus=4, running_on="a")
+    case.job("large", gpus=8)
+    case.job("before", gpus=1, cpus=2)
+    case.job("overtakes", cpus=14)
+    case.job("behind", gpus=1, cpus=2)
+    case.expect(
+        starts={"overtakes": "a"},
+        waits={
+            "large": "WaitingForCapacity",
+            "before": "LowerPriority",
+            "behind": "WaitingForCapacity",
+        },
+    )
+
+
+def test_a_job_that_cannot_start_even_alone_holds_nobody_up(case: Case) -> None:
+    sick = device("GPU-1", healthy=False, health_reason="Xid 79")
+    case.node("a", devices=(device("GPU-0"), sick))
+    case.job("pair", gpus=2)
+    case.job("single", gpus=1)
+    case.expect(starts={"single": "a"}, waits={"pair": "DevicesUnhealthy"})
+
+
+def test_of_many_holders_the_number_is_told(case: Case) -> None:
+    case.node("a", gpus=101, cpus=200)
+    for index in range(101):
+        case.job(f"j{index}", gpus=1, running_on="a")
+    case.job("next", gpus=1)
+    case.job("cpu", cpus=100)
+    reasons = case.plan().reasons
+    assert reasons["next"].message == "needs 1 GPU: 0 of 101 free; held by 101 jobs"
+    assert reasons["cpu"].message == "needs 100 CPUs: 99 of 200 free; held by 101 jobs"
+    assert reasons["next"].evidence["holders"] == []

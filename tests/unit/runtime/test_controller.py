@@ -15,6 +15,7 @@ from mlsched.model.events import (
     JobRestored,
     JobSubmitted,
     JobWithdrawn,
+    NodeLost,
     NodeObserved,
     QueueObserved,
 )
@@ -317,3 +318,29 @@ def test_a_restored_cluster_holds_what_it_held_and_stops_what_was_to_be_stopped(
     assert step.commands == (StopAttempt("j", 1, 7),)
     again.step([NodeObserved(node("a", 2))], Instant(1, 1))
     assert again.reasons["waiting"].code is ReasonCode.WAITING_FOR_CAPACITY
+
+
+def test_a_lost_node_and_a_dependency_that_ends_change_the_answer_of_those_that_wait() -> None:
+    world = World(gpus=1)
+    world.send(JobSubmitted(job("first", 1, gpus=1)), JobSubmitted(job("second", 2, gpus=1)))
+    world.send(JobSubmitted(after("third", 3, "first")))
+    world.send(NodeLost("a"))
+    assert world.controller.reasons["second"].code is ReasonCode.NEVER_FITS
+    assert world.controller.reasons["third"].code is ReasonCode.DEPENDENCY_PENDING
+    world.end("first")
+    assert world.controller.reasons["third"].code is ReasonCode.NEVER_FITS
+    world.send(NodeObserved(node("a", gpus=1)))
+    assert (world.state("second"), world.state("third")) == (JobState.STARTING, JobState.STARTING)
+
+
+def test_a_job_that_waits_for_a_dependency_is_held_too_while_its_queue_is_paused() -> None:
+    world = World()
+    world.send(JobSubmitted(job("first", 1)), JobSubmitted(after("second", 2, "first")))
+    for paused, code in ((True, ReasonCode.HELD), (False, ReasonCode.DEPENDENCY_PENDING)):
+        world.send(QueueObserved("default", paused))
+        assert world.controller.reasons["second"].code is code
+    world.send(QueueObserved("default", paused=True))
+    world.end("first")
+    assert world.controller.reasons["second"].code is ReasonCode.HELD
+    world.send(QueueObserved("default", paused=False))
+    assert world.state("second") is JobState.STARTING
