@@ -35,7 +35,7 @@ class Backoffs:
 
     def take_over(self, now_ms: int) -> list[str]:
         """Take out the jobs whose wait is over."""
-        over = []
+        over: list[str] = []
         while (due_ms := self.next_ms()) is not None and due_ms <= now_ms:
             _, job_id = heapq.heappop(self._heap)
             del self._until_ms[job_id]
