@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import heapq
 import itertools
+from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable
 
 import msgspec
@@ -25,7 +26,7 @@ from mlsched.model.events import (
     NodeObserved,
     TimerFired,
 )
-from mlsched.model.jobs import EndCause, Job, JobState, Outcome
+from mlsched.model.jobs import EndCause, Job, JobState, Outcome, ResolvedDependency
 from mlsched.model.nodes import Node
 from mlsched.model.specs import JobSpec
 from mlsched.runtime.controller import Controller
@@ -43,6 +44,7 @@ class Arrival(Struct, frozen=True):
     run_ms: int
     outcome: Outcome = Outcome(EndCause.EXITED, 0)
     """How each of its attempts ends after ``run_ms``, unless it is stopped before."""
+    after: tuple[ResolvedDependency, ...] = ()
 
 
 class Engine:
@@ -65,6 +67,8 @@ class Engine:
         self.now_ms = 0
         self.jobs: dict[str, Job] = {}
         """The store: the newest saved version of every job, by id."""
+        self.launches: dict[str, Counter[int]] = defaultdict(Counter)
+        """How often each attempt of each job was started, by id and number."""
         self.steps = 0
         self._make = controller
         self.controller = controller()
@@ -101,6 +105,7 @@ class Engine:
             seq=seq,
             spec=arrival.spec,
             submitted_at_ms=WALL_START_MS + arrival.at_ms,
+            after=arrival.after,
         )
         self._arrivals[job.id] = arrival
         self.schedule(arrival.at_ms, JobSubmitted(job))
@@ -109,6 +114,11 @@ class Engine:
     def schedule(self, at_ms: int, event: Event) -> None:
         """Let an event happen at a virtual instant."""
         heapq.heappush(self._heap, (at_ms, next(self._order), event))
+
+    @property
+    def next_ms(self) -> int | None:
+        """Virtual instant of what happens next; None when nothing is left to happen."""
+        return self._heap[0][0] if self._heap else None
 
     def run(self, until_ms: int | None = None) -> None:
         """Let time pass until nothing is left to happen, or up to an instant."""
@@ -178,6 +188,7 @@ class Engine:
         arrival = self._arrivals[job.id]
         start_ms = self.now_ms + self._launch_ms
         self._running[key] = start_ms
+        self.launches[job.id][job.attempt] += 1
         self.schedule(start_ms, AttemptStarted(job.id, job.attempt, WALL_START_MS + start_ms))
         end_ms = start_ms + arrival.run_ms
         outcome = msgspec.structs.replace(
