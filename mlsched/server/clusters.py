@@ -18,7 +18,7 @@ from typing import Any
 from msgspec import Struct
 
 from mlsched.adapters.kubernetes.actuators import PodActuator
-from mlsched.adapters.kubernetes.apis import Api, ApiError
+from mlsched.adapters.kubernetes.apis import ANSWER_S_MAX, Api, ApiError
 from mlsched.adapters.kubernetes.binders import Binder
 from mlsched.adapters.kubernetes.configs import Access
 from mlsched.adapters.kubernetes.gangs import Gangs, is_foreign
@@ -27,9 +27,10 @@ from mlsched.adapters.kubernetes.mljobs import MLJob, MLJobs
 from mlsched.adapters.kubernetes.nodes import LayerRule, build_node, is_out_of_service
 from mlsched.adapters.kubernetes.notices import Notices
 from mlsched.adapters.kubernetes.objects import NodeObject, Pod, PodGroup, QueueObject
-from mlsched.adapters.kubernetes.reflectors import Reflector
+from mlsched.adapters.kubernetes.reflectors import SILENCE_S_MAX, Reflector
 from mlsched.adapters.kubernetes.usages import Usages
 from mlsched.model.events import (
+    AttemptEnded,
     Event,
     JobRestored,
     NodeLost,
@@ -58,6 +59,10 @@ class ClusterSettings(Struct, frozen=True):
     layers: tuple[LayerRule, ...] = ()
     timing: Timing = Timing()
     retry: RetrySettings = RetrySettings()
+    silence_s_max: float = SILENCE_S_MAX
+    """A watch on which nothing comes for so long is begun anew: it may be half open."""
+    answer_s_max: float = ANSWER_S_MAX
+    """A request that is not answered for so long is made again."""
 
 
 class ClusterController:
@@ -77,11 +82,11 @@ class ClusterController:
         self._settings = settings
         self._on_problem = on_problem
         identity = f"{socket.gethostname()}_{os.getpid()}_{uuid.uuid4().hex[:8]}"
-        self._lease_api = Api(access)
+        self._lease_api = Api(access, answer_s_max=settings.answer_s_max)
         self.lease = Lease(
             self._lease_api, settings.namespace, LEASE_NAME, identity, settings.timing
         )
-        self.api = Api(access, self.lease.check)
+        self.api = Api(access, self.lease.check, settings.answer_s_max)
         self.started = asyncio.Event()
         self._events: list[Event] = []
         self._is_due = False
@@ -89,6 +94,15 @@ class ClusterController:
         self._tasks: list[asyncio.Task[Any]] = []
         self._adoptions: set[asyncio.Task[None]] = set()
         self._make_parts()
+
+    def _reflect(self, path: str, kind: type[Any]) -> Reflector[Any]:
+        return Reflector(
+            self.api,
+            path,
+            kind,
+            on_problem=self._on_problem,
+            silence_s_max=self._settings.silence_s_max,
+        )
 
     def _make_parts(self) -> None:
         problem = self._on_problem
@@ -100,13 +114,14 @@ class ClusterController:
             now_ms=_now_ms,
             on_saved=self.notices.tell,
             on_problem=problem,
+            silence_s_max=self._settings.silence_s_max,
         )
-        self.nodes = Reflector(self.api, "/api/v1/nodes", NodeObject, on_problem=problem)
-        self.pods = Reflector(self.api, "/api/v1/pods", Pod, on_problem=problem)
-        self.queues = Reflector(
-            self.api, f"/apis/{API_VERSION}/mlqueues", QueueObject, on_problem=problem
+        self.nodes: Reflector[NodeObject] = self._reflect("/api/v1/nodes", NodeObject)
+        self.pods: Reflector[Pod] = self._reflect("/api/v1/pods", Pod)
+        self.queues: Reflector[QueueObject] = self._reflect(
+            f"/apis/{API_VERSION}/mlqueues", QueueObject
         )
-        self.pod_groups = Reflector(self.api, POD_GROUPS, PodGroup, on_problem=problem)
+        self.pod_groups: Reflector[PodGroup] = self._reflect(POD_GROUPS, PodGroup)
         self.actuator = PodActuator(
             self.api,
             self.pods,
@@ -247,9 +262,10 @@ class ClusterController:
     def _flush(self) -> None:
         """One step with everything that happened since the last one."""
         self._is_due = False
-        nodes = [self._node_event(name) for name in self._dirty_nodes]
-        self._dirty_nodes = {}
         told, self._events = self._events, []
+        is_held = self._holding_after(told)
+        nodes = [self._node_event(name, is_held) for name in self._dirty_nodes]
+        self._dirty_nodes = {}
         events = [*(one for one in nodes if one is not None), *told, *self.gangs.flush()]
         if events:
             self.driver.post(*events)
@@ -299,16 +315,31 @@ class ClusterController:
             self.actuator.lose_node(one.metadata.name, text)
         self._soon()
 
-    def _node_event(self, name: str) -> Event | None:
+    def _holding_after(self, told: list[Event]) -> Callable[[str], bool]:
+        """Whether a slot is held once these events, which are folded with the nodes, are."""
+        ending = {(e.job_id, e.attempt) for e in told if isinstance(e, AttemptEnded)}
+        restored = [e.job for e in told if isinstance(e, JobRestored)]
+        taken = {slot for job in restored for group in job.placements for slot in group.devices}
+        controller = self.controller
+
+        def is_held(slot: str) -> bool:
+            holder = controller.ledger.holder_of(slot)
+            if holder is None:
+                return slot in taken
+            job = controller.jobs.get(holder)
+            return job is None or (job.id, job.attempt) not in ending
+
+        return is_held
+
+    def _node_event(self, name: str, is_held: Callable[[str], bool]) -> Event | None:
         node = self.nodes.objects.get(name)
         if node is None:
             return NodeLost(name)
-        ledger = self.controller.ledger
         try:
             built = build_node(
                 node,
                 self.usages.of(name),
-                lambda slot: ledger.holder_of(slot) is not None,
+                is_held,
                 self._settings.layers,
             )
         except ValueError as error:

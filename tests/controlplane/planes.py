@@ -149,6 +149,15 @@ class ControlPlane(Api):
         return self.processes.directory
 
     @property
+    def etcd_port(self) -> int:
+        """Where etcd answers its clients, on loopback."""
+        return self._etcd_port
+
+    def start_manager(self) -> None:
+        """Start kube-controller-manager later than the API server: it asks once which kinds are."""
+        self.manager = self._start_manager()
+
+    @property
     def audit_log(self) -> Path:
         """One JSON line a request, with ``audit=True``."""
         return self.directory / "audit.log"

@@ -80,10 +80,17 @@ class Api:
     Args:
         access: Where it is and who asks.
         fence: Called before each write; raises when this process must not write any more.
+        answer_s_max: How long one answer may take.
     """
 
-    def __init__(self, access: Access, fence: Callable[[], None] = lambda: None) -> None:
+    def __init__(
+        self,
+        access: Access,
+        fence: Callable[[], None] = lambda: None,
+        answer_s_max: float = ANSWER_S_MAX,
+    ) -> None:
         self.access = access
+        self._answer_s_max = answer_s_max
         self.writes = 0
         """Requests that change something, so far."""
         self._fence = fence
@@ -172,7 +179,7 @@ class Api:
             headers["Content-Type"] = content_type
         url = self.access.server + path
         try:
-            async with self._slots, asyncio.timeout(ANSWER_S_MAX):
+            async with self._slots, asyncio.timeout(self._answer_s_max):
                 if method != "GET":
                     self._fence()
                     self.writes += 1

@@ -20,7 +20,7 @@ from mlsched.adapters.kubernetes.leases import LeaseLostError
 from mlsched.adapters.kubernetes.objects import Metadata
 from mlsched.adapters.kubernetes.persistence import insist
 from mlsched.adapters.kubernetes.pods import Owner, passed_on
-from mlsched.adapters.kubernetes.reflectors import Reflector
+from mlsched.adapters.kubernetes.reflectors import SILENCE_S_MAX, Reflector
 from mlsched.errors import SpecError
 from mlsched.model.events import CancelRequested, Event, JobRestored, JobWithdrawn
 from mlsched.model.jobs import Job, JobState
@@ -89,8 +89,11 @@ class MLJobs:
         now_ms: Callable[[], int],
         on_saved: Callable[[Job, Metadata], None] = lambda job, metadata: None,
         on_problem: Callable[[str], None] = lambda line: None,
+        silence_s_max: float = SILENCE_S_MAX,
     ) -> None:
-        self.reflector = Reflector(api, job_path(""), MLJob, on_problem=on_problem)
+        self.reflector = Reflector(
+            api, job_path(""), MLJob, on_problem=on_problem, silence_s_max=silence_s_max
+        )
         self.lost: LeaseLostError | None = None
         """Set when another controller was found to be newer."""
         self._api = api
