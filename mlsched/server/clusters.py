@@ -29,6 +29,7 @@ from mlsched.adapters.kubernetes.notices import Notices
 from mlsched.adapters.kubernetes.objects import NodeObject, Pod, PodGroup, QueueObject
 from mlsched.adapters.kubernetes.reflectors import SILENCE_S_MAX, Reflector
 from mlsched.adapters.kubernetes.usages import Usages
+from mlsched.errors import MlschedError
 from mlsched.model.events import (
     AttemptEnded,
     Event,
@@ -95,15 +96,6 @@ class ClusterController:
         self._adoptions: set[asyncio.Task[None]] = set()
         self._make_parts()
 
-    def _reflect(self, path: str, kind: type[Any]) -> Reflector[Any]:
-        return Reflector(
-            self.api,
-            path,
-            kind,
-            on_problem=self._on_problem,
-            silence_s_max=self._settings.silence_s_max,
-        )
-
     def _make_parts(self) -> None:
         problem = self._on_problem
         self.notices = Notices(self.api)
@@ -114,14 +106,13 @@ class ClusterController:
             now_ms=_now_ms,
             on_saved=self.notices.tell,
             on_problem=problem,
-            silence_s_max=self._settings.silence_s_max,
         )
-        self.nodes: Reflector[NodeObject] = self._reflect("/api/v1/nodes", NodeObject)
-        self.pods: Reflector[Pod] = self._reflect("/api/v1/pods", Pod)
-        self.queues: Reflector[QueueObject] = self._reflect(
-            f"/apis/{API_VERSION}/mlqueues", QueueObject
+        self.nodes = Reflector(self.api, "/api/v1/nodes", NodeObject, on_problem=problem)
+        self.pods = Reflector(self.api, "/api/v1/pods", Pod, on_problem=problem)
+        self.queues = Reflector(
+            self.api, f"/apis/{API_VERSION}/mlqueues", QueueObject, on_problem=problem
         )
-        self.pod_groups: Reflector[PodGroup] = self._reflect(POD_GROUPS, PodGroup)
+        self.pod_groups = Reflector(self.api, POD_GROUPS, PodGroup, on_problem=problem)
         self.actuator = PodActuator(
             self.api,
             self.pods,
@@ -154,7 +145,7 @@ class ClusterController:
         try:
             if not await self._acquire(stop):
                 return
-            await self._begin()
+            await self._begin(stop)
             await self._until(stop)
         finally:
             await self._close(clean=stop.is_set())
@@ -164,11 +155,14 @@ class ClusterController:
         stopping = asyncio.get_running_loop().create_task(stop.wait())
         await asyncio.wait((waiting, stopping), return_when=asyncio.FIRST_COMPLETED)
         self._tasks.remove(waiting)
-        for task in (waiting, stopping):
-            task.cancel()
-        return waiting.done() and not waiting.cancelled()
+        stopping.cancel()
+        if not waiting.done():
+            waiting.cancel()
+            return False
+        waiting.result()
+        return True
 
-    async def _begin(self) -> None:
+    async def _begin(self, stop: asyncio.Event) -> None:
         """List everything, then take over what is there, in the order in which it was made."""
         self._on_problem(f"holds the lease, epoch {self.lease.epoch}")
         self._begin_task(self.lease.hold())
@@ -178,9 +172,22 @@ class ClusterController:
         if await self._serves_pod_groups():
             reflectors.append(self.pod_groups)
         for reflector in reflectors:
+            reflector.silence_s_max = self._settings.silence_s_max
             self._begin_task(reflector.run())
-        for reflector in reflectors:
-            await reflector.synced.wait()
+        syncing = asyncio.gather(*(reflector.synced.wait() for reflector in reflectors))
+        stopping = asyncio.get_running_loop().create_task(stop.wait())
+        await asyncio.wait((syncing, stopping), return_when=asyncio.FIRST_COMPLETED)
+        stopping.cancel()
+        if not syncing.done():
+            syncing.cancel()
+            return
+        self._take_over()
+
+    def _take_over(self) -> None:
+        newest = self.mljobs.newest_epoch()
+        if newest > self.lease.epoch:
+            self._on_problem(f"records are of epoch {newest}: the lease was deleted meanwhile")
+            self.lease.rise_above(newest)
         self.driver.start()
         for queue in self.queues.objects.values():
             self._observe_queue(None, queue)
@@ -212,11 +219,18 @@ class ClusterController:
     async def _until(self, stop: asyncio.Event) -> None:
         stopping = self._begin_task(stop.wait())
         breaking = self._begin_task(self.driver.broken.wait())
+        losing = self._begin_task(self.lease.lost.wait())
         done, _ = await asyncio.wait(self._tasks, return_when=asyncio.FIRST_COMPLETED)
-        if breaking in done and self.mljobs.lost is not None:
+        if self.mljobs.lost is not None:
             raise self.mljobs.lost
-        for task in done - {stopping, breaking}:
+        for task in done - {stopping, breaking, losing}:
             task.result()
+        if losing in done:
+            raise LeaseLostError(
+                "the lease ran out before it was renewed.", "Another controller goes on."
+            )
+        if breaking in done:
+            raise MlschedError("nothing can be decided or recorded any more: see the lines before.")
 
     async def _close(self, *, clean: bool) -> None:
         tasks = [*self._tasks, *self._adoptions]

@@ -64,6 +64,8 @@ class Lease:
         self, api: Api, namespace: str, name: str, identity: str, timing: Timing | None = None
     ) -> None:
         self.epoch = 0
+        self.lost = asyncio.Event()
+        """Set once a write was refused: what it was part of is undone, so this process must end."""
         self._api = api
         self._namespace = namespace
         self._path = f"/apis/coordination.k8s.io/v1/namespaces/{namespace}/leases"
@@ -73,13 +75,21 @@ class Lease:
         self._held_until_s = 0.0
         self._seen = ("", 0.0)
 
+    def rise_above(self, epoch: int) -> None:
+        """Take an epoch above one that was found in a record: the lease was deleted meanwhile.
+
+        The next renewal writes it down.
+        """
+        self.epoch = max(self.epoch, epoch + 1)
+
     def check(self) -> None:
         """Raise unless the lease is held by our own clock; call before each write.
 
         Raises:
             LeaseLostError: it ran out, also when this process was stopped for a while.
         """
-        if time.monotonic() >= self._held_until_s:
+        if self.lost.is_set() or time.monotonic() >= self._held_until_s:
+            self.lost.set()
             raise LeaseLostError(
                 "the lease ran out before it was renewed.", "Another controller goes on."
             )
@@ -103,7 +113,7 @@ class Lease:
         while True:
             await asyncio.sleep(self._timing.period_s)
             try:
-                held = await asyncio.wait_for(self._try(), self._timing.deadline_s)
+                held = await asyncio.wait_for(self._try(), self._timing.deadline_s / 2)
             except (ApiError, NoAnswerError, TimeoutError):
                 self.check()
                 continue
@@ -112,17 +122,21 @@ class Lease:
                 raise LeaseLostError("somebody else took the lease.")
 
     async def release(self) -> None:
-        """Give the lease back, so that the next one need not wait."""
+        """Give the lease back, so that the next one need not wait; nothing is written any more."""
+        self._held_until_s = 0.0
         try:
             found = await self._read()
             if found is not None and found.spec.holder_identity == self._identity:
                 await self._write(found, "", found.spec.lease_transitions)
         except (ApiError, NoAnswerError):
             pass
-        self._held_until_s = 0.0
 
     async def _try(self) -> bool:
-        """Take or renew the lease; whether it is ours now."""
+        """Take or renew the lease; whether it is ours now.
+
+        Raises:
+            ApiError, NoAnswerError: nobody knows; the same again tells.
+        """
         asked_s = time.monotonic()
         found = await self._read()
         try:
@@ -130,14 +144,21 @@ class Lease:
                 await self._create()
                 self.epoch = 0
             elif found.spec.holder_identity == self._identity:
-                await self._write(found, self._identity, found.spec.lease_transitions)
-                self.epoch = found.spec.lease_transitions
+                epoch = max(self.epoch, found.spec.lease_transitions)
+                await self._write(found, self._identity, epoch)
+                self.epoch = epoch
             elif self._is_free(found):
                 await self._write(found, self._identity, found.spec.lease_transitions + 1)
                 self.epoch = found.spec.lease_transitions + 1
             else:
                 return False
         except ApiError as error:
+            if (
+                error.code == 409
+                and found is not None
+                and found.spec.holder_identity == (self._identity)
+            ):
+                raise NoAnswerError("the lease changed while it was renewed.") from error
             if error.code == 409:
                 return False
             raise

@@ -20,7 +20,7 @@ from mlsched.adapters.kubernetes.leases import LeaseLostError
 from mlsched.adapters.kubernetes.objects import Metadata
 from mlsched.adapters.kubernetes.persistence import insist
 from mlsched.adapters.kubernetes.pods import Owner, passed_on
-from mlsched.adapters.kubernetes.reflectors import SILENCE_S_MAX, Reflector
+from mlsched.adapters.kubernetes.reflectors import Reflector
 from mlsched.errors import SpecError
 from mlsched.model.events import CancelRequested, Event, JobRestored, JobWithdrawn
 from mlsched.model.jobs import Job, JobState
@@ -89,11 +89,8 @@ class MLJobs:
         now_ms: Callable[[], int],
         on_saved: Callable[[Job, Metadata], None] = lambda job, metadata: None,
         on_problem: Callable[[str], None] = lambda line: None,
-        silence_s_max: float = SILENCE_S_MAX,
     ) -> None:
-        self.reflector = Reflector(
-            api, job_path(""), MLJob, on_problem=on_problem, silence_s_max=silence_s_max
-        )
+        self.reflector = Reflector(api, job_path(""), MLJob, on_problem=on_problem)
         self.lost: LeaseLostError | None = None
         """Set when another controller was found to be newer."""
         self._api = api
@@ -121,6 +118,11 @@ class MLJobs:
             self.reflector.objects.values(),
             key=lambda one: (one.metadata.creation_timestamp, one.metadata.version),
         )
+
+    def newest_epoch(self) -> int:
+        """The highest epoch that any record was written in; -1 without records."""
+        statuses = (one.status for one in self.reflector.objects.values())
+        return max((status.epoch for status in statuses if status is not None), default=-1)
 
     def owner_of(self, job_id: str) -> Owner | None:
         """The object of a job; None when it is gone."""

@@ -81,7 +81,7 @@ class Reflector(Generic[T]):
         self.handle = handle
         self._params = dict(params or {})
         self._on_problem = on_problem
-        self._silence_s_max = silence_s_max
+        self.silence_s_max = silence_s_max
         self._version = ""
         self._gone: dict[str, tuple[str, int]] = {}
         self._heard_s = time.monotonic()
@@ -160,7 +160,7 @@ class Reflector(Generic[T]):
             "resourceVersion": self._version,
             "timeoutSeconds": WATCH_S,
         }
-        async with self._api.watch(self._path, params, self._silence_s_max) as lines:
+        async with self._api.watch(self._path, params, self.silence_s_max) as lines:
             await self._follow(lines)
 
     async def _follow(self, lines: AsyncIterator[bytes]) -> None:
