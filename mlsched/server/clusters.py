@@ -27,6 +27,7 @@ from mlsched.adapters.kubernetes.mljobs import MLJob, MLJobs
 from mlsched.adapters.kubernetes.nodes import LayerRule, build_node, is_out_of_service
 from mlsched.adapters.kubernetes.notices import Notices
 from mlsched.adapters.kubernetes.objects import NodeObject, Pod, PodGroup, QueueObject
+from mlsched.adapters.kubernetes.orphans import Orphans
 from mlsched.adapters.kubernetes.reflectors import SILENCE_S_MAX, Reflector
 from mlsched.adapters.kubernetes.usages import Usages
 from mlsched.errors import MlschedError
@@ -121,6 +122,7 @@ class ClusterController:
             image=self._settings.image,
             on_problem=problem,
         )
+        self.orphans = Orphans(self.api, self.actuator.owns, self.mljobs.wants, problem)
         self.gangs = Gangs(self.mljobs.next_seq, self.notices.refuse)
         self.binder = Binder(
             self.api, self.gangs, self._emit, self._recount, self.notices.tell_bound, problem
@@ -239,6 +241,7 @@ class ClusterController:
         await asyncio.gather(*tasks, return_exceptions=True)
         await self.driver.close()
         await self.actuator.close()
+        await self.orphans.close()
         await self.mljobs.close()
         await self.notices.close()
         if clean:
@@ -301,6 +304,8 @@ class ClusterController:
         pod = after or before
         if pod is not None:
             self.binder.observe(pod)
+        if after is not None:
+            self.orphans.observe(after)
         self._count(before, after)
         self._soon()
 

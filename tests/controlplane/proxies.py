@@ -151,7 +151,7 @@ class RandomFaults:
         if self._random.random() < 0.1:
             found.append(Fault(code=429, reason="TooManyRequests", retry_after_s=1))
             found.append(Fault(is_silent=True))
-        if request.method == "PUT" or request.path.endswith("/pods"):
+        if request.method == "PUT" or request.path.endswith(("/pods", "/binding")):
             found += [Fault(code=409, reason="Conflict")] * 2
         return found
 

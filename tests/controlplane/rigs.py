@@ -14,13 +14,13 @@ from functools import partial
 from pathlib import Path
 
 from tests.controlplane.api import ApiError
-from tests.controlplane.spawned import Controller, Spawner
 from tests.controlplane.fake_nodes import Kwok
 from tests.controlplane.histories import ENDED, NEVER, History, read_history
 from tests.controlplane.journals import STORAGE, Journal
 from tests.controlplane.laws import Sizes, broken
 from tests.controlplane.planes import ControlPlane
 from tests.controlplane.proxies import NONE, FaultProxy
+from tests.controlplane.spawned import Controller, Spawner
 from tests.controlplane.workloads import Workload, disturb
 
 NODES = 4

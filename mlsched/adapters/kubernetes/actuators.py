@@ -8,16 +8,17 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable, Coroutine, Iterable
+from collections.abc import Awaitable, Callable, Coroutine, Iterable
 from typing import Any
 
 import msgspec
 from msgspec.structs import replace
 
-from mlsched.adapters.kubernetes.apis import Api, ApiError
+from mlsched.adapters.kubernetes.apis import Api, ApiError, NoAnswerError
 from mlsched.adapters.kubernetes.objects import Pod
 from mlsched.adapters.kubernetes.persistence import insist
 from mlsched.adapters.kubernetes.pods import (
+    GROUP_LABEL,
     Owner,
     build_pod,
     build_service,
@@ -119,7 +120,7 @@ class PodActuator:
             return known
         owner = self._find_owner(job.id)
         if owner is None:
-            text = "its MLJob was deleted"
+            text = "its MLJob was deleted, or its status cannot be written"
             self._emit(AttemptEnded(job.id, job.attempt, Outcome(EndCause.REVOKED, message=text)))
             return None
         key = key_of_attempt(job, owner)
@@ -227,9 +228,8 @@ class PodActuator:
     async def _create_one(self, track: Track, plural: str, body: dict[str, Any]) -> None:
         """Create an object; whatever the API server decides for good is the attempt's verdict."""
         path = f"/api/v1/namespaces/{track.owner.namespace}/{plural}"
-        encoded = msgspec.json.encode(body)
         try:
-            found = await insist(lambda: self._api.create(path, encoded), self._on_problem)
+            found = await insist(self._creation(track, path, body), self._on_problem)
         except ApiError as error:
             if error.reason == "AlreadyExists":
                 await self._check_ours(track, path, body)
@@ -238,6 +238,33 @@ class PodActuator:
             return
         if plural == "pods":
             self._pods.put(found)
+
+    def _creation(
+        self, track: Track, path: str, body: dict[str, Any]
+    ) -> Callable[[], Awaitable[bytes]]:
+        """A create that may be tried again until it is known what became of it.
+
+        A try without an answer may have been carried out: a pod that was seen since, and is gone
+        perhaps, is not made a second time, and neither is one of an attempt that must end.
+        """
+        encoded = msgspec.json.encode(body)
+        group = body["metadata"]["labels"].get(GROUP_LABEL, "")
+        tries = 0
+
+        async def create() -> bytes:
+            nonlocal tries
+            tries += 1
+            is_seen = group.isdecimal() and int(group) not in track.missing
+            if tries > 1 and (is_seen or track.verdict is not None):
+                raise ApiError(409, "AlreadyExists", "an earlier try may have made it")
+            try:
+                return await self._api.create(path, encoded)
+            except ApiError as error:
+                if error.code == 409 and error.reason != "AlreadyExists":
+                    raise NoAnswerError(f"POST {path}: {error}") from error
+                raise
+
+        return create
 
     async def _check_ours(self, track: Track, path: str, body: dict[str, Any]) -> None:
         """An object of this name that belongs to this MLJob is what we wanted, whoever made it."""

@@ -112,6 +112,7 @@ class Api:
                 auto_decompress=True,
                 timeout=aiohttp.ClientTimeout(total=None, sock_connect=10),
                 read_bufsize=1 << 20,
+                trace_configs=[_fencing(self._fence)],
             )
         return self._session
 
@@ -184,7 +185,12 @@ class Api:
                     self._fence()
                     self.writes += 1
                 async with self._open().request(
-                    method, url, data=body, params=params, headers=headers
+                    method,
+                    url,
+                    data=body,
+                    params=params,
+                    headers=headers,
+                    trace_request_ctx=method != "GET",
                 ) as answer:
                     found = await answer.read()
                     if answer.status >= 400:
@@ -219,6 +225,19 @@ class Api:
             raise SilenceError(f"watch {path}: silent for {silence_s_max:g} s") from error
         except (aiohttp.ClientError, TimeoutError, OSError) as error:
             raise NoAnswerError(f"watch {path}: broke: {error!r}") from error
+
+
+def _fencing(fence: Callable[[], None]) -> aiohttp.TraceConfig:
+    """Checks the fence again once a write has a connection, which may have taken seconds."""
+
+    async def check(session: aiohttp.ClientSession, context: Any, params: Any) -> None:
+        if context.trace_request_ctx:
+            fence()
+
+    tracing = aiohttp.TraceConfig()
+    tracing.on_connection_create_end.append(check)
+    tracing.on_connection_reuseconn.append(check)
+    return tracing
 
 
 async def _lines(content: aiohttp.StreamReader) -> AsyncIterator[bytes]:

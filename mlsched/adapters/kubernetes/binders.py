@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 import asyncio
+import re
 from collections.abc import Callable
 
 import msgspec
 
-from mlsched.adapters.kubernetes.apis import Api, ApiError
+from mlsched.adapters.kubernetes.apis import Api, ApiError, NoAnswerError
 from mlsched.adapters.kubernetes.gangs import Gangs
 from mlsched.adapters.kubernetes.objects import Pod
 from mlsched.adapters.kubernetes.persistence import insist
 from mlsched.model.events import AttemptEnded, AttemptStarted, Event
 from mlsched.model.jobs import EndCause, Job, Outcome
+
+_DECIDED = re.compile("already assigned|being deleted|uid|UID")
+"""What conflicts say that no other try can change. Source: Kubernetes' registry/core/pod/storage,
+and the preconditions of its generic store."""
 
 BOUND = Outcome(EndCause.EXITED, 0, message="bound")
 
@@ -51,7 +56,7 @@ class Binder:
         pods = self._gangs.begin(job.id)
         if not pods:
             text = "its pods changed before they were bound"
-            self._finish(job, Outcome(EndCause.CANNOT_START, message=text))
+            self._finish(job, Outcome(EndCause.REVOKED, message=text))
             return
         self._emit(AttemptStarted(job.id, job.attempt, 0))
         self._pods_of_jobs[job.id] = [pod.metadata.key for pod in pods]
@@ -79,17 +84,20 @@ class Binder:
         if known is None:
             return
         job, errors = known
-        if not errors and not self._gangs.has_settled(job_id):
+        if not self._gangs.has_settled(job_id, errors):
             return
         del self._open[job_id]
-        self._finish(job, Outcome(EndCause.CANNOT_START, message="; ".join(errors.values()))
-                     if errors else BOUND)  # fmt: skip
+        text = "; ".join(errors.values())
+        self._finish(job, Outcome(EndCause.REVOKED, message=text) if errors else BOUND)
 
     def _finish(self, job: Job, outcome: Outcome) -> None:
         keys = self._pods_of_jobs.pop(job.id, [])
         for key in keys:
             self._jobs_of_pods.pop(key, None)
-        self._gangs.conclude(job.id)
+        if outcome is BOUND:
+            self._gangs.conclude(job.id)
+        else:
+            self._gangs.relinquish(job.id)
         self._refresh(keys)
         self._emit(AttemptEnded(job.id, job.attempt, outcome))
 
@@ -109,10 +117,19 @@ class Binder:
             }
         )
         try:
-            await insist(lambda: self._api.create(path, body), self._on_problem)
+            await insist(lambda: self._try_to_bind(path, body), self._on_problem)
         except ApiError as error:
             if error.code == 409 and "already assigned" in error.message:
                 return ""
             return f"{metadata.key}: {error.message}"
         self._on_bound(pod, node)
         return ""
+
+    async def _try_to_bind(self, path: str, body: bytes) -> bytes:
+        """Somebody who writes to a pod at the same moment is no reason to give it up."""
+        try:
+            return await self._api.create(path, body)
+        except ApiError as error:
+            if error.code == 409 and not _DECIDED.search(error.message):
+                raise NoAnswerError(f"POST {path}: {error}") from error
+            raise

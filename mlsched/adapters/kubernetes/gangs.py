@@ -7,7 +7,7 @@ middle of its binding is made whole.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Container, Iterable
 
 from msgspec import Struct
 
@@ -156,10 +156,23 @@ class Gangs:
         gang = self._gangs.get(self._by_pod.get(pod.metadata.key, ""))
         return gang is not None and gang.is_placing and pod.metadata.key in gang.members
 
-    def has_settled(self, job_id: str) -> bool:
-        """Whether every pod of a job that was bound has been seen bound, or is gone."""
+    def has_settled(self, job_id: str, failed: Container[str] = ()) -> bool:
+        """Whether every pod of a job that was bound has been seen bound, or is gone.
+
+        Args:
+            failed: Keys of pods that could not be bound.
+        """
         gang = self._by_job.get(job_id)
-        return gang is None or not any(key in gang.waiting for key in gang.members)
+        if gang is None:
+            return True
+        return not any(key in gang.waiting and key not in failed for key in gang.members)
+
+    def relinquish(self, job_id: str) -> None:
+        """A job was not bound, or only in part: it waits again, or one of what is left does."""
+        gang = self._by_job.get(job_id)
+        if gang is not None:
+            gang.is_placing = False
+            self._changed[gang.group.key] = None
 
     def conclude(self, job_id: str) -> None:
         """A job is over: what is left of its gang becomes another one."""
@@ -220,6 +233,8 @@ class Gangs:
         self._made += 1
         name = gang.group.key.rpartition(" ")[2] if len(pods) > 1 else pods[0].metadata.name
         priority = max(-PRIORITY_MAX, min(PRIORITY_MAX, max(pod.spec.priority for pod in pods)))
+        if 0 < len(gang.bound) < gang.group.min_count:
+            priority = PRIORITY_MAX  # a gang that is there in part holds what it cannot use
         spec = JobSpec(command=("pod",), nodes=len(pods), priority=priority)
         return Job(
             id=f"pods:{self._made}:{pods[0].metadata.key}",

@@ -8,7 +8,7 @@ one. A job that only waits is never written.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Coroutine, Iterable
 from functools import partial
 from typing import Any
 
@@ -17,9 +17,16 @@ from msgspec import Struct
 
 from mlsched.adapters.kubernetes.apis import Api, ApiError
 from mlsched.adapters.kubernetes.leases import LeaseLostError
-from mlsched.adapters.kubernetes.objects import Metadata
+from mlsched.adapters.kubernetes.objects import Metadata, Pod
 from mlsched.adapters.kubernetes.persistence import insist
-from mlsched.adapters.kubernetes.pods import Owner, passed_on
+from mlsched.adapters.kubernetes.pods import (
+    ATTEMPT_LABEL,
+    INDEX_LABEL,
+    JOB_LABEL,
+    UID_LABEL,
+    Owner,
+    passed_on,
+)
 from mlsched.adapters.kubernetes.reflectors import Reflector
 from mlsched.errors import SpecError
 from mlsched.model.events import CancelRequested, Event, JobRestored, JobWithdrawn
@@ -34,9 +41,11 @@ from mlsched.specs.records import (
     status_from,
     worst_of,
 )
-from mlsched.specs.statuses import JobStatus
+from mlsched.specs.statuses import JobRecord, JobStatus
 
 PLURAL = "mljobs"
+REFUSED_S = 5.0
+"""Before a status is written again that was refused: by missing rights, or an admission policy."""
 GROUP_PATH = f"/apis/{API_VERSION}"
 
 
@@ -68,6 +77,8 @@ class _Known:
         self.jobs = {job.id: job for job in jobs}
         self.cancelled = False
         self.withdrawn = False
+        self.unwritten = False
+        """Its status could not be written: nothing may start that stands in no record."""
 
 
 class MLJobs:
@@ -125,9 +136,28 @@ class MLJobs:
         return max((status.epoch for status in statuses if status is not None), default=-1)
 
     def owner_of(self, job_id: str) -> Owner | None:
-        """The object of a job; None when it is gone."""
+        """The object of a job; None when it is gone, or its status could not be written."""
         known = self._known.get(_object_key(job_id))
-        return None if known is None or known.withdrawn else known.owner
+        return None if known is None or known.withdrawn or known.unwritten else known.owner
+
+    async def wants(self, pod: Pod) -> bool:
+        """Whether the record says that the attempt of a pod goes on; asks the API server."""
+        labels = pod.metadata.labels
+        path = job_path(pod.metadata.namespace, labels.get(JOB_LABEL, ""))
+        try:
+            found = await insist(lambda: self._api.get(path), self._on_problem)
+        except ApiError as error:
+            if error.code == 404:
+                return False
+            raise
+        one = msgspec.json.decode(found, type=MLJob)
+        if one.metadata.uid != labels.get(UID_LABEL) or one.status is None:
+            return False
+        index = labels.get(INDEX_LABEL, "")
+        elements = [element for element in one.status.elements if str(element.index) == index]
+        records: list[JobRecord] = [*elements] if index else [one.status]
+        number = labels.get(ATTEMPT_LABEL, "")
+        return any(one.state.is_placed and str(one.attempt) == number for one in records)
 
     def observe(self, before: MLJob | None, after: MLJob | None) -> None:
         """Tell what a change of an object means."""
@@ -211,9 +241,7 @@ class MLJobs:
         )
         self._known[key] = _Known(owner, [job])
         if one.status is None or not one.status.state.is_ended:
-            task = asyncio.get_running_loop().create_task(self._write(key, [job]))
-            self._tasks.add(task)
-            task.add_done_callback(self._tasks.discard)
+            self._begin(self._write(key, [job]))
 
     def _check_cancel(self, key: str, one: MLJob) -> None:
         known = self._known.get(key)
@@ -240,12 +268,29 @@ class MLJobs:
             except ApiError as error:
                 if error.code != 409:
                     self._on_problem(f"the status of {key} cannot be written: {error}")
+                    self._begin(self._write_later(key, known))
                     return
             if not await self._catch_up(key):
                 return
+        known.unwritten = False
         for job in changed:
             if one is not None:
                 self._on_saved(job, one.metadata)
+
+    async def _write_later(self, key: str, known: _Known) -> None:
+        """Write all that is known of an object, once whatever refused it has had some time."""
+        if known.unwritten:
+            return
+        known.unwritten = True
+        await asyncio.sleep(REFUSED_S)
+        known.unwritten = False
+        if self._known.get(key) is known:
+            await self._write(key, list(known.jobs.values()))
+
+    def _begin(self, work: Coroutine[None, None, None]) -> None:
+        task = asyncio.get_running_loop().create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
 
     def _current(self, key: str, known: _Known) -> MLJob | None:
         one = self.reflector.objects.get(key)

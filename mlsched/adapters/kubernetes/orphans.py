@@ -1,0 +1,68 @@
+"""Deletes pods of jobs that no record asks for: those that a late request has made.
+
+A create that was sent before a lease ran out, or before its answer was given up, may be carried out
+after the attempt has ended. Nobody waits for such a pod, and nothing else would ever end it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+
+from mlsched.adapters.kubernetes.apis import Api, ApiError
+from mlsched.adapters.kubernetes.objects import Pod
+from mlsched.adapters.kubernetes.persistence import insist
+from mlsched.adapters.kubernetes.tracks import key_of
+
+
+class Orphans:
+    """Looks at every pod that carries the labels of a job.
+
+    Args:
+        api: Where pods are deleted.
+        owns: Whether a pod belongs to an attempt that goes on.
+        is_wanted: Asks the API server whether the record of its job says so.
+        on_problem: Takes one line for the log.
+    """
+
+    def __init__(
+        self,
+        api: Api,
+        owns: Callable[[Pod], bool],
+        is_wanted: Callable[[Pod], Awaitable[bool]],
+        on_problem: Callable[[str], None] = lambda line: None,
+    ) -> None:
+        self._api = api
+        self._owns = owns
+        self._is_wanted = is_wanted
+        self._on_problem = on_problem
+        self._tasks: dict[str, asyncio.Task[None]] = {}
+
+    def observe(self, pod: Pod) -> None:
+        """Take note of a pod; one that nobody wants is deleted."""
+        uid = pod.metadata.uid
+        if key_of(pod) is None or pod.is_over or pod.metadata.deletion_timestamp is not None:
+            return
+        if uid not in self._tasks and not self._owns(pod):
+            task = asyncio.get_running_loop().create_task(self._delete(pod))
+            self._tasks[uid] = task
+            task.add_done_callback(lambda _: self._tasks.pop(uid, None))
+
+    async def close(self) -> None:
+        """Stop what is under way."""
+        tasks = list(self._tasks.values())
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+    async def _delete(self, pod: Pod) -> None:
+        if await self._is_wanted(pod) or self._owns(pod):
+            return
+        metadata = pod.metadata
+        self._on_problem(f"pod {metadata.key} is deleted: no record asks for it")
+        path = f"/api/v1/namespaces/{metadata.namespace}/pods/{metadata.name}"
+        try:
+            await insist(lambda: self._api.delete(path, metadata.uid), self._on_problem)
+        except ApiError as error:
+            if error.code not in (404, 409):
+                self._on_problem(f"cannot delete {metadata.key}: {error}")
