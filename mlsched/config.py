@@ -157,6 +157,15 @@ class NodeSettings(Struct, frozen=True, forbid_unknown_fields=True):
     """False: never use cgroups, watch the memory of the process tree instead."""
 
 
+class ContextSettings(Struct, frozen=True, forbid_unknown_fields=True):
+    """One context of the kubeconfig, in ``[contexts.NAME]``."""
+
+    namespace: str = ""
+    """In place of the kubeconfig's."""
+    image: str = ""
+    """For jobs that name none."""
+
+
 class Settings(Struct, frozen=True, forbid_unknown_fields=True):
     """All settings of one machine, in groups; the same names stand in config.toml."""
 
@@ -165,6 +174,9 @@ class Settings(Struct, frozen=True, forbid_unknown_fields=True):
     node: NodeSettings = NodeSettings()
     defaults: dict[str, str] = {}
     """Default flags of ``submit`` and ``run``, by long name: ``queue = "night"``."""
+    contexts: dict[str, ContextSettings] = {}
+    current_context: str = ""
+    """Where commands go that name no context; empty for this machine."""
 
 
 LOG_BYTES_MAX_ALLOWED = 64 * GIB
@@ -189,8 +201,6 @@ def load_settings(path: Path) -> Settings:
     except tomllib.TOMLDecodeError as error:
         raise ConfigError(f"{path} is not TOML: {error}.") from error
     _refuse_unknown(found, path)
-    found.pop("contexts", None)
-    found.pop("current_context", None)
     try:
         return msgspec.convert(found, Settings)
     except msgspec.ValidationError as error:

@@ -18,6 +18,7 @@ from typing import Any
 import msgspec
 
 from mlsched.api.closing import Closing
+from mlsched.api.interfaces import LocalOutputs
 from mlsched.api.starting import start_and_connect
 from mlsched.config import Paths
 from mlsched.errors import ConfigError, MlschedError, UnreachableError, error_from_dict
@@ -73,6 +74,7 @@ class Client:
         self, paths: Paths, *, autostart: bool = True, deadline_s: float = DEADLINE_S
     ) -> None:
         self.paths = paths
+        self.context = "local"
         self.autostart = autostart
         self.deadline_s = deadline_s
 
@@ -117,6 +119,10 @@ class Client:
             connection.close()
             raise _too_slow(self.deadline_s) from error
         return Stream(connection, self.deadline_s)
+
+    def open_outputs(self) -> LocalOutputs:
+        """Where the output of jobs is."""
+        return LocalOutputs(self.paths.jobs_dir)
 
     def is_running(self) -> bool:
         """Whether a service answers now; never starts one."""

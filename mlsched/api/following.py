@@ -6,14 +6,14 @@ between. Used by ``run``, ``logs -f`` and ``Job.logs(follow=True)``. Leaving it 
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator, Sequence
-from pathlib import Path
 from typing import Any
 
 from msgspec import Struct
 
-from mlsched.api.client import Client
 from mlsched.api.closing import Closing
+from mlsched.api.interfaces import AnyClient, Outputs
 from mlsched.api.logs import AttemptLog, Record
 from mlsched.api.watching import ENDED_STATES, JobWatch
 
@@ -35,9 +35,17 @@ class _JobLog:
     """Reads a job's attempts one after another; of the first one only the tail, if asked."""
 
     def __init__(
-        self, directory: Path, rank: int | None, first: int, tail: int | None, *, blocks: bool
+        self,
+        outputs: Outputs,
+        job_id: str,
+        rank: int | None,
+        first: int,
+        tail: int | None,
+        *,
+        blocks: bool,
     ) -> None:
-        self._dir = directory
+        self._outputs = outputs
+        self._job_id = job_id
         self._rank = rank
         self._attempt = first
         self._tail = tail
@@ -50,15 +58,19 @@ class _JobLog:
     def read(self, job: JsonObject) -> Iterator[Record]:
         """What there is now; after a job's end everything that is left."""
         newest, ended = int(job["attempt"]), job["state"] in ENDED_STATES
-        while self._attempt < newest:
+        while self._attempt < newest and self._is_whole():
             yield from self._drain()
             self._leave()
-        if ended:
+        if ended and self._attempt >= newest and self._is_whole():
             yield from self._drain()
             self.close()
             self.is_over = True
         else:
             yield from self._chunk()
+
+    def _is_whole(self) -> bool:
+        """Whether the attempt, which has ended, can be read to its end."""
+        return self._outputs.is_whole(self._job_id, self._attempt)
 
     def _drain(self) -> Iterator[Record]:
         while records := self._chunk():
@@ -72,7 +84,10 @@ class _JobLog:
     def _current(self) -> AttemptLog:
         if self._log is None:
             self._log = AttemptLog(
-                self._dir / str(self._attempt), self._rank, self._tail, blocks=self._blocks
+                self._outputs.directory(self._job_id, self._attempt),
+                self._rank,
+                self._tail,
+                blocks=self._blocks,
             )
         return self._log
 
@@ -105,7 +120,7 @@ class Follower(Closing):
 
     def __init__(
         self,
-        client: Client,
+        client: AnyClient,
         jobs: Sequence[str],
         *,
         rank: int | None = None,
@@ -114,7 +129,7 @@ class Follower(Closing):
         blocks: bool = False,
     ) -> None:
         self._watch = JobWatch(client, jobs)
-        self._jobs_dir = client.paths.jobs_dir
+        self._outputs = client.open_outputs()
         self._rank = rank
         self._tail = tail
         self._newest_only = newest_only
@@ -139,18 +154,35 @@ class Follower(Closing):
     def close(self) -> None:
         """Stop following."""
         self._watch.close()
+        self._outputs.close()
         for log in self._logs.values():
             log.close()
 
     def __iter__(self) -> Iterator[Output | JsonObject | None]:
         pause_s = POLL_S_MIN
-        while not self._watch.is_over:
-            yield from self._watch.poll(pause_s)
+        while not self._is_over():
+            yield from self._look(pause_s)
             pause_s = min(max(2 * pause_s, POLL_S_MIN), POLL_S_MAX)
             for output in self._read():
                 pause_s = 0.0
                 yield output
             yield None
+
+    def _is_over(self) -> bool:
+        """Whether every job has ended and everything of it was given."""
+        if not self._watch.is_over:
+            return False
+        return all(self._logs[one].is_over for one in self._watch.jobs if one in self._logs)
+
+    def _look(self, pause_s: float) -> list[JsonObject]:
+        """Changed jobs, waiting for at most so many seconds."""
+        if self._watch.is_over:
+            time.sleep(pause_s)
+            return []
+        found = self._watch.poll(pause_s)
+        for job in found:
+            self._outputs.look(job)
+        return found
 
     def _read(self) -> Iterator[Output]:
         for job_id, job in self._watch.jobs.items():
@@ -160,7 +192,7 @@ class Follower(Closing):
                     continue
                 first = max(1, job["attempt"]) if self._newest_only else 1
                 log = _JobLog(
-                    self._jobs_dir / job_id, self._rank, first, self._tail, blocks=self._blocks
+                    self._outputs, job_id, self._rank, first, self._tail, blocks=self._blocks
                 )
                 self._logs[job_id] = log
             if not log.is_over:

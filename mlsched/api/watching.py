@@ -10,8 +10,9 @@ import time
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from mlsched.api.client import Client, Stream, TornReplyError
+from mlsched.api.client import TornReplyError
 from mlsched.api.closing import Closing
+from mlsched.api.interfaces import AnyClient, AnyStream
 from mlsched.errors import UnreachableError
 
 JsonObject = dict[str, Any]
@@ -46,12 +47,12 @@ class JobWatch(Closing):
     """
 
     def __init__(
-        self, client: Client, jobs: Sequence[str] | None, until: str | None = "ended"
+        self, client: AnyClient, jobs: Sequence[str] | None, until: str | None = "ended"
     ) -> None:
         self._client = client
         self._names = None if jobs is None else list(jobs)
         self._until = until
-        self._stream: Stream | None = None
+        self._stream: AnyStream | None = None
         self._broken_at: float | None = None
         self.jobs: dict[str, JsonObject] = {}
         self.is_over = self._names == []
@@ -99,7 +100,7 @@ class JobWatch(Closing):
             self.poll(min(left_s, INTERRUPT_S_MAX))
         return True
 
-    def _open(self) -> Stream:
+    def _open(self) -> AnyStream:
         return self._client.stream("watch", jobs=self._names, until=self._until, timeout_s=None)
 
     def _reopen_later(self) -> None:

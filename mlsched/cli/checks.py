@@ -11,16 +11,18 @@ import time
 from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from msgspec import Struct
 
-from mlsched.api.client import Client
+from mlsched.api.interfaces import AnyClient
 from mlsched.api.layering import default_flags
 from mlsched.config import load_settings
 from mlsched.errors import MlschedError
 from mlsched.units import format_bytes
 from mlsched.version import __version__
+
+C = TypeVar("C")
 
 PYTHON_MIN = (3, 11)
 DISK_WARN_BYTES = 1 << 30
@@ -42,12 +44,13 @@ class Check(Struct, frozen=True):
         return {"name": self.name, "state": self.state, "found": self.told, "advice": self.advice}
 
 
-def run_checks(client: Client) -> list[Check]:
+def run_checks(client: AnyClient) -> list[Check]:
     """All checks; one that raises is a failed one, never the end of the others."""
-    return [_guard(name, look, client) for name, look in CHECKS]
+    return [guard(name, look, client) for name, look in CHECKS]
 
 
-def _guard(name: str, look: Callable[[Client], Check], client: Client) -> Check:
+def guard(name: str, look: Callable[[C], Check], client: C) -> Check:
+    """What a check found; one that raises has failed."""
     try:
         return look(client)
     except MlschedError as error:
@@ -56,27 +59,29 @@ def _guard(name: str, look: Callable[[Client], Check], client: Client) -> Check:
         return Check(name, "fail", f"{type(error).__name__}: {error}")
 
 
-def _python(client: Client) -> Check:
+def check_python(client: AnyClient) -> Check:
+    """Whether this Python is new enough."""
     told = f"Python {platform.python_version()} at {sys.executable}, mlsched {__version__}"
     if sys.version_info < PYTHON_MIN:
         return Check("python", "fail", told, "mlsched needs Python 3.11 or later.")
     return Check("python", "ok", told)
 
 
-def _settings(client: Client) -> Check:
+def check_settings(client: AnyClient) -> Check:
+    """Whether config.toml can be read."""
     path = client.paths.config_file
     default_flags(load_settings(path).defaults)
     return Check("settings", "ok", str(path) if path.exists() else f"{path} (none: defaults)")
 
 
-def _state_dir(client: Client) -> Check:
+def _state_dir(client: AnyClient) -> Check:
     client.paths.create()
     path = client.paths.state_dir
     mode = stat.S_IMODE(path.stat().st_mode)
     return Check("state directory", "ok", f"{path}, mode {mode:03o}, writable")
 
 
-def _disk(client: Client) -> Check:
+def _disk(client: AnyClient) -> Check:
     free = shutil.disk_usage(client.paths.state_dir).free
     told = f"{format_bytes(free)} free for state and logs"
     least = load_settings(client.paths.config_file).service.free_bytes_min
@@ -87,13 +92,13 @@ def _disk(client: Client) -> Check:
     return Check("disk", "ok", told)
 
 
-def _sqlite(client: Client) -> Check:
+def _sqlite(client: AnyClient) -> Check:
     from importlib.metadata import version
 
     return Check("sqlite", "ok", f"SQLite {version('apsw').rpartition('.')[0]}, inside apsw")
 
 
-def _service(client: Client) -> Check:
+def _service(client: AnyClient) -> Check:
     found = client.call("ping")
     told = f"process {found['pid']}, version {found['version']}, {found['jobs_active']} jobs"
     if found["version"] != __version__:
@@ -101,13 +106,13 @@ def _service(client: Client) -> Check:
     return Check("service", "ok", told)
 
 
-def _node(client: Client) -> Check:
+def _node(client: AnyClient) -> Check:
     found = client.call("node")
     cpus, memory = found["milli_cpus"] / 1000, format_bytes(found["memory_bytes"])
     return Check("machine", "ok", f"{found['name']}: {cpus:g} CPUs, {memory}")
 
 
-def _cgroups(client: Client) -> Check:
+def _cgroups(client: AnyClient) -> Check:
     root = Path("/sys/fs/cgroup")
     if (root / "cgroup.controllers").exists():
         own = root / _own_cgroup().lstrip("/")
@@ -131,7 +136,7 @@ def _own_cgroup() -> str:
     return "/"
 
 
-def _gpus(client: Client) -> Check:
+def _gpus(client: AnyClient) -> Check:
     found = client.call("gpus")
     devices: list[dict[str, Any]] = found["node"]["devices"]
     bad = [one["uuid"] for one in devices if not one["healthy"]]
@@ -143,7 +148,7 @@ def _gpus(client: Client) -> Check:
     return Check("gpus", "ok", f"{len(devices)} GPUs, all healthy")
 
 
-def _clock(client: Client) -> Check:
+def _clock(client: AnyClient) -> Check:
     """The service's clock is this machine's: a start in the future tells that it was set back."""
     started = datetime.fromisoformat(client.call("ping")["started_at"])
     ahead_s = started.timestamp() - time.time()
@@ -153,9 +158,9 @@ def _clock(client: Client) -> Check:
     return Check("clock", "ok", datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ"))
 
 
-CHECKS: tuple[tuple[str, Callable[[Client], Check]], ...] = (
-    ("python", _python),
-    ("settings", _settings),
+CHECKS: tuple[tuple[str, Callable[[AnyClient], Check]], ...] = (
+    ("python", check_python),
+    ("settings", check_settings),
     ("state directory", _state_dir),
     ("disk", _disk),
     ("sqlite", _sqlite),

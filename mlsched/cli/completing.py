@@ -16,7 +16,7 @@ _FILE = "job-names"
 
 def remember(session: Session, names: Iterable[str]) -> None:
     """Put names in front of those that are known. A cache that cannot be written is no error."""
-    path = session.client.paths.cache_dir / _FILE
+    path = session.paths.cache_dir / _FILE
     wanted = list(names)
     known = read_names(path)
     if set(wanted) <= set(known):

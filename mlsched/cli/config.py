@@ -17,7 +17,7 @@ COMMANDS = {
 
 def path(session: Session) -> int:
     """Print the path of config.toml; it need not exist."""
-    write(str(session.client.paths.config_file))
+    write(str(session.paths.config_file))
     return 0
 
 
@@ -37,7 +37,7 @@ def show(session: Session) -> int:
 
 def effective_settings(session: Session) -> list[dict[str, Any]]:
     """Name, value and source of every setting: directories, groups of config.toml, flags."""
-    paths, settings = session.client.paths, session.settings
+    paths, settings = session.paths, session.settings
     rows = [
         _row("config_file", str(paths.config_file), _variable("MLSCHED_CONFIG", "XDG_CONFIG_HOME")),
         _row("state_dir", str(paths.state_dir), _variable("XDG_STATE_HOME")),

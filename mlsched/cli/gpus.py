@@ -15,11 +15,15 @@ app = typer.Typer(
 
 
 @app.callback()
-def show(
+def show(  # noqa: PLR0913 - one parameter an option
     ctx: typer.Context,
+    *,
     output: Annotated[
         str,
         typer.Option("--output", "-o", metavar="FORM", help="table, wide, json, yaml or name."),
+    ] = "",
+    context: Annotated[
+        str, typer.Option("--context", "-c", metavar="NAME", help="Where: local, or a cluster.")
     ] = "",
     json: Annotated[bool, typer.Option("--json", help="The same as -o json.")] = False,
     replay: Annotated[
@@ -47,7 +51,15 @@ def show(
     from mlsched.cli.session import Session
     from mlsched.model.inventory import Inventory
 
-    session = Session("json" if json else output, no_color=no_color, no_headers=no_headers)
+    before = ctx.find_root().params.get("context") or ""
+    session = Session(
+        "json" if json else output, context or before, no_color=no_color, no_headers=no_headers
+    )
+    if not replay and not session.is_local:
+        from mlsched.cli.render.nodes import print_nodes
+
+        print_nodes(session, session.client.call("gpus"))
+        return
     if replay:
         from pathlib import Path
 

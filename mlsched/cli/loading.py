@@ -29,7 +29,11 @@ OutputOption = Annotated[
 ]
 JsonOption = Annotated[bool, typer.Option("--json", help="The same as -o json.")]
 ContextOption = Annotated[
-    str, typer.Option("--context", "-c", metavar="NAME", help="Where the jobs are: local.")
+    str,
+    typer.Option("--context", "-c", metavar="NAME", help="Where: local, or a cluster."),
+]
+NamespaceOption = Annotated[
+    str, typer.Option("--namespace", metavar="NAME", help="In a cluster: which namespace.")
 ]
 QuietOption = Annotated[bool, typer.Option("--quiet", help="Only data and errors.")]
 NoColorOption = Annotated[bool, typer.Option("--no-color", help="No colours.")]
@@ -40,6 +44,7 @@ _COMMON: dict[str, tuple[Any, Any]] = {
     "output": (OutputOption, ""),
     "json": (JsonOption, False),
     "context": (ContextOption, ""),
+    "namespace": (NamespaceOption, ""),
     "quiet": (QuietOption, False),
     "no_color": (NoColorOption, False),
     "no_headers": (NoHeadersOption, False),
@@ -211,7 +216,7 @@ def _root(
         typer.echo(f"mlsched {__version__}")
         raise typer.Exit
     if context:
-        from mlsched.cli.session import check_context
+        from mlsched.api.contexts import check_context
 
         check_context(context)
 
@@ -289,7 +294,9 @@ def _make_session(chosen: dict[str, Any], ctx: typer.Context) -> Any:
 
     output = "json" if chosen.pop("json") else chosen.pop("output")
     chosen.pop("output", None)
-    return Session(output, chosen.pop("context"), words=ctx.find_root().obj, **chosen)
+    root = ctx.find_root()
+    context = chosen.pop("context") or root.params.get("context") or ""
+    return Session(output, context, words=root.obj, **chosen)
 
 
 def _parameters(table: Mapping[str, tuple[Any, Any]]) -> dict[str, inspect.Parameter]:

@@ -9,6 +9,7 @@ from typing import Annotated, Any
 
 import typer
 
+from mlsched.api.interfaces import Outputs
 from mlsched.cli.options import JobArgument
 from mlsched.cli.session import Session
 
@@ -59,7 +60,8 @@ def logs(  # noqa: PLR0913 - one parameter an option
     )
     if follow and not previous:
         return follow_logs(session, found, chosen)
-    print_logs(_directory(session, found, previous=previous), chosen, found)
+    with session.client.open_outputs() as outputs:
+        print_logs(_directory(outputs, found, previous=previous), chosen, found)
     is_whole = not previous and chosen.is_whole
     if is_whole and (missing := output_text(found)):
         session.tell(f"Of {found['name']}'s output {missing}.")
@@ -97,7 +99,7 @@ def _parse_since(text: str) -> str:
     return at.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%S.%f")
 
 
-def _directory(session: Session, job: JsonObject, *, previous: bool) -> Path | None:
+def _directory(outputs: Outputs, job: JsonObject, *, previous: bool) -> Path | None:
     """Of the newest attempt, or of the one before."""
     from mlsched.errors import NotFoundError
 
@@ -109,4 +111,4 @@ def _directory(session: Session, job: JsonObject, *, previous: bool) -> Path | N
         )
     if number < 1 or job.get("array"):
         return None
-    return session.client.paths.jobs_dir / str(job["id"]) / str(number)
+    return outputs.fetch(job, number)

@@ -13,7 +13,7 @@ from msgspec import Struct
 from mlsched.api.layering import combine
 from mlsched.api.submissions import submit_args
 from mlsched.cli.render.texts import one_line, printable
-from mlsched.cli.session import LOCAL, Session
+from mlsched.cli.session import Session
 from mlsched.cli.words import is_behind_dashes, names_file
 from mlsched.errors import SpecError
 from mlsched.model.specs import JobSpec
@@ -59,7 +59,7 @@ def read_request(
     if changes:
         tree = to_document(document.spec, document.metadata)
         document = load_document(edit_document(tree, changes))
-    if document.spec.image and session.context == LOCAL:
+    if document.spec.image and session.is_local:
         session.tell("warning: image is not used on this machine")
     tree = to_document(document.spec, document.metadata)
     key = extras["idempotency_key"]

@@ -53,7 +53,7 @@ def _mention_gpus(session: Session, spec: JobSpec) -> None:
     """At a terminal of a machine with GPUs, say that this job was given none."""
     from mlsched.model.resources import need_of
 
-    if need_of(spec).gpus or not session.hints:
+    if need_of(spec).gpus or not session.hints or not session.is_local:
         return
     count = len(session.client.call("node")["devices"])
     if count:

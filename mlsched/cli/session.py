@@ -11,14 +11,13 @@ from collections.abc import Callable, Iterable, Sequence
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
-from mlsched.errors import ConfigError, SpecError
+from mlsched.errors import SpecError
 
 if TYPE_CHECKING:
-    from mlsched.api.client import Client
-    from mlsched.config import Settings
+    from mlsched.api.interfaces import AnyClient
+    from mlsched.config import Paths, Settings
 
 OUTPUTS = ("table", "wide", "json", "yaml", "name")
-LOCAL = "local"
 
 
 class Session:
@@ -26,7 +25,9 @@ class Session:
 
     Args:
         output: ``table``, ``wide``, ``json``, ``yaml``, ``name``, or empty for the default.
-        context: Where to send requests; only ``local`` exists.
+        context: Where to send requests: ``local``, a context of the kubeconfig, or empty for the
+            current one.
+        namespace: In which to work in a cluster; empty for that of the context.
         words: The whole command line.
         quiet: Say nothing but data and errors.
         no_color: Never use colours.
@@ -43,6 +44,7 @@ class Session:
         output: str = "",
         context: str = "",
         *,
+        namespace: str = "",
         words: Sequence[str] = (),
         quiet: bool = False,
         no_color: bool = False,
@@ -50,7 +52,8 @@ class Session:
         no_input: bool = False,
     ) -> None:
         self.output = _check_output(output or os.environ.get("MLSCHED_OUTPUT") or "table")
-        self.context = check_context(context or os.environ.get("MLSCHED_CONTEXT") or LOCAL)
+        self._asked_context = context
+        self._namespace = namespace
         self.words = list(words)
         self.quiet = quiet
         self.headers = not no_headers
@@ -63,19 +66,43 @@ class Session:
         return self.output in ("json", "yaml", "name")
 
     @cached_property
-    def client(self) -> Client:
-        """The client; the service starts with the first request."""
-        from mlsched.api.client import Client
+    def paths(self) -> Paths:
+        """Where settings and caches are."""
         from mlsched.config import Paths
 
-        return Client(Paths.from_environment())
+        return Paths.from_environment()
+
+    @cached_property
+    def context(self) -> str:
+        """Where requests go.
+
+        Raises:
+            ConfigError: there is no such context.
+        """
+        from mlsched.api.contexts import check_context, current_context
+
+        return check_context(self._asked_context or current_context(self.paths))
+
+    @property
+    def is_local(self) -> bool:
+        """Whether requests go to the service of this machine."""
+        return self.context == "local"
+
+    @cached_property
+    def client(self) -> AnyClient:
+        """The client; a local service starts with the first request."""
+        from mlsched.api.contexts import open_client
+
+        return open_client(
+            self.context, self.paths, namespace=self._namespace, on_problem=self.tell
+        )
 
     @cached_property
     def settings(self) -> Settings:
         """config.toml."""
         from mlsched.config import load_settings
 
-        return load_settings(self.client.paths.config_file)
+        return load_settings(self.paths.config_file)
 
     def has_color(self, stream: Any = None) -> bool:
         """Whether colours are wanted on a stream, standard output by default."""
@@ -149,17 +176,3 @@ def _check_output(output: str) -> str:
         hint = f"Did you mean {near[0]}?" if near else f"One of: {', '.join(OUTPUTS)}."
         raise SpecError(f"--output: there is no form {output[:40]!r}.", hint)
     return output
-
-
-def check_context(context: str) -> str:
-    """The context, which must exist.
-
-    Raises:
-        ConfigError: only ``local`` does.
-    """
-    if context != LOCAL:
-        hint = f"There is only {LOCAL!r}: this machine."
-        if context.isdecimal():
-            hint = f"Slurm's -c {context} is --cpus {context} here."
-        raise ConfigError(f"there is no context {context[:60]!r}.", hint)
-    return context

@@ -23,10 +23,16 @@ from mlsched.adapters.kubernetes.binders import Binder
 from mlsched.adapters.kubernetes.configs import Access
 from mlsched.adapters.kubernetes.gangs import Gangs, is_foreign
 from mlsched.adapters.kubernetes.leases import Lease, LeaseLostError, Timing
-from mlsched.adapters.kubernetes.mljobs import MLJob, MLJobs
+from mlsched.adapters.kubernetes.mljobs import MLJobs
 from mlsched.adapters.kubernetes.nodes import LayerRule, build_node, is_out_of_service
 from mlsched.adapters.kubernetes.notices import Notices
-from mlsched.adapters.kubernetes.objects import NodeObject, Pod, PodGroup, QueueObject
+from mlsched.adapters.kubernetes.objects import (
+    MLJob,
+    NodeObject,
+    Pod,
+    PodGroup,
+    QueueObject,
+)
 from mlsched.adapters.kubernetes.orphans import Orphans
 from mlsched.adapters.kubernetes.reflectors import SILENCE_S_MAX, Reflector
 from mlsched.adapters.kubernetes.usages import Usages

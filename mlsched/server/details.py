@@ -29,15 +29,18 @@ def attempt_dir(paths: Paths, job: Job) -> Path | None:
     return paths.jobs_dir / job.id / str(job.attempt)
 
 
-def detail_view(found: Sequence[Job], paths: Paths, now_ms: int, *, whole: bool) -> JsonObject:
+def detail_view(
+    found: Sequence[Job], directory: Path | None, now_ms: int, *, whole: bool
+) -> JsonObject:
     """The keys that ``show`` adds to the JOB object.
 
     Args:
         found: One job, or the elements of an array.
+        directory: Of the newest attempt of a single job, where it is on this machine.
         whole: The array as a whole is shown: what belongs to one attempt is left empty.
     """
     job = found[0]
-    directory = None if whole else attempt_dir(paths, job)
+    directory = None if whole else directory
     enforcement = job.attempts[-1].enforcement if job.attempts else Enforcement()
     name = job.array.name if job.array else job.name
     return _usage(found, now_ms) | {
@@ -59,9 +62,12 @@ def _usage(found: Sequence[Job], now_ms: int) -> JsonObject:
     return {key: (max if key in most else sum)(usage[key] for usage in usages) for key in usages[0]}
 
 
-def reported(job: Job, paths: Paths) -> JsonObject:
-    """What the job itself said of its work: metrics and progress."""
-    directory = attempt_dir(paths, job)
+def reported(job: Job, directory: Path | None) -> JsonObject:
+    """What the job itself said of its work: metrics and progress.
+
+    Args:
+        directory: Of its newest attempt, where it is on this machine.
+    """
     return {
         "metrics": read_job_file(directory, "metrics.json"),
         "progress": read_job_file(directory, "progress.json"),

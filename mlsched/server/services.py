@@ -23,7 +23,7 @@ from mlsched.model.events import CancelRequested, JobSubmitted
 from mlsched.model.jobs import Job, JobState
 from mlsched.model.specs import ArraySpec
 from mlsched.runtime.driver import Driver
-from mlsched.server.details import detail_view, reported
+from mlsched.server.details import attempt_dir, detail_view, reported
 from mlsched.server.inventories import Inventories
 from mlsched.server.records import Records
 from mlsched.server.schedules import Schedules
@@ -177,7 +177,8 @@ class Service:
         found = await self.records.get(text)
         view = await self.records.view_found(text, found)
         now_ms = self._driver.now().wall_ms
-        return view | detail_view(found, self._paths, now_ms, whole=view["array"] is not None)
+        directory = attempt_dir(self._paths, found[0])
+        return view | detail_view(found, directory, now_ms, whole=view["array"] is not None)
 
     async def why(self, args: Args) -> JsonObject:
         """The one reason, its evidence, and what would start the job now."""
@@ -317,7 +318,9 @@ class Service:
             jobs = [*self._driver.controller.jobs.values(), *await self._store.ended_jobs(10_000)]
             jobs = [job for job in jobs if (job.ended_at_ms or now_ms) >= since_ms]
         rows = [
-            self.records.view(job) | usage_view(job, now_ms) | reported(job, self._paths)
+            self.records.view(job)
+            | usage_view(job, now_ms)
+            | reported(job, attempt_dir(self._paths, job))
             for job in jobs
         ]
         keys = ("wait_s", "run_s", "cpu_s", "gpu_s")

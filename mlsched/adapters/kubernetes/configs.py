@@ -1,8 +1,8 @@
 """Kubeconfig contexts and service accounts: which API server, and who asks.
 
-Loads both by the ``kubernetes`` package, so that exec plugins, OIDC and rotated tokens work as
-they do for kubectl. Names of contexts are read from the files alone, since the package takes a
-second to import.
+What a kubeconfig says itself is read from its files alone; exec plugins, OIDC and service accounts
+are left to the ``kubernetes`` package, which takes a second to import, so that they work as they do
+for kubectl.
 """
 
 from __future__ import annotations
@@ -11,8 +11,9 @@ import os
 import ssl
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Protocol
 
+from mlsched.adapters.kubernetes.kubeconfigs import Found, load_files, read_static
 from mlsched.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -24,20 +25,33 @@ TOKEN_LIFE_S = 30.0
 """How long a token is used before it is asked for again; the package caches it on its own."""
 
 
+class Credentials(Protocol):
+    """Who asks, and how the server is checked."""
+
+    def authorization(self) -> str:
+        """The Authorization header; empty for a client certificate."""
+        ...
+
+    def ssl_context(self) -> ssl.SSLContext:
+        """How to check the server, and our certificate if there is one."""
+        ...
+
+
 class Access:
     """One user's access to one API server.
 
     Args:
-        configuration: As the ``kubernetes`` package loaded it.
+        server: Its address.
+        credentials: Of the user.
         namespace: Where the context works; ``default`` where it names none.
         context: Its name; ``in-cluster`` for a service account.
     """
 
-    def __init__(self, configuration: Configuration, namespace: str, context: str) -> None:
-        self.server: str = str(configuration.host).rstrip("/")
+    def __init__(self, server: str, credentials: Credentials, namespace: str, context: str) -> None:
+        self.server = server.rstrip("/")
         self.namespace = namespace
         self.context = context
-        self._configuration = configuration
+        self._credentials = credentials
         self._token = ""
         self._token_until_s = 0.0
         self.has_token = bool(self.authorization())
@@ -46,17 +60,35 @@ class Access:
         """The Authorization header; empty for a client certificate."""
         now_s = time.monotonic()
         if now_s >= self._token_until_s:
-            found = self._configuration.get_api_key_with_prefix("authorization", "BearerToken")
-            basic = self._configuration.username and self._configuration.get_basic_auth_token()
-            self._token = found or basic or ""
+            self._token = self._credentials.authorization()
             self._token_until_s = now_s + TOKEN_LIFE_S
         return self._token
 
     def ssl_context(self) -> ssl.SSLContext | bool:
         """How to check the server, and our certificate if there is one."""
+        return self._credentials.ssl_context() if self.server.startswith("https:") else True
+
+
+class PackageCredentials:
+    """Credentials that the ``kubernetes`` package keeps fresh.
+
+    Args:
+        configuration: As the package loaded it.
+    """
+
+    def __init__(self, configuration: Configuration) -> None:
+        self._configuration = configuration
+
+    def authorization(self) -> str:
+        """The Authorization header; empty for a client certificate."""
         configuration = self._configuration
-        if not self.server.startswith("https:"):
-            return True
+        found = configuration.get_api_key_with_prefix("authorization", "BearerToken")
+        basic = configuration.username and configuration.get_basic_auth_token()
+        return found or basic or ""
+
+    def ssl_context(self) -> ssl.SSLContext:
+        """How to check the server, and our certificate if there is one."""
+        configuration = self._configuration
         context = ssl.create_default_context(cafile=configuration.ssl_ca_cert)
         if not configuration.verify_ssl:
             context.check_hostname = False
@@ -76,13 +108,34 @@ def load_access(kubeconfig: str = "", context: str = "") -> Access:
     Raises:
         ConfigError: there is none, or it cannot be used.
     """
+    files = _kubeconfig_files(kubeconfig)
+    if not kubeconfig and not context and not files and NAMESPACE_FILE.exists():
+        return _load_in_cluster()
+    found = load_files(files)
+    name = context or found.current
+    static = read_static(found, name)
+    if static is not None:
+        return Access(static.server, static, static.namespace, name)
+    return _load_by_package(kubeconfig, context, found)
+
+
+def _load_in_cluster() -> Access:
     from kubernetes import config
     from kubernetes.client import Configuration
 
     configuration = Configuration()
-    if not kubeconfig and not context and not _kubeconfig_files() and NAMESPACE_FILE.exists():
-        config.load_incluster_config(client_configuration=configuration)
-        return Access(configuration, NAMESPACE_FILE.read_text().strip(), "in-cluster")
+    config.load_incluster_config(client_configuration=configuration)
+    namespace = NAMESPACE_FILE.read_text().strip()
+    credentials = PackageCredentials(configuration)
+    return Access(str(configuration.host), credentials, namespace, "in-cluster")
+
+
+def _load_by_package(kubeconfig: str, context: str, found: Found) -> Access:
+    """Where the kubeconfig alone does not do: exec plugins, auth providers, proxies."""
+    from kubernetes import config
+    from kubernetes.client import Configuration
+
+    configuration = Configuration()
     try:
         config.load_kube_config(
             config_file=kubeconfig or None,
@@ -94,9 +147,9 @@ def load_access(kubeconfig: str = "", context: str = "") -> Access:
             f"cannot use the kubeconfig context {context or '(the current one)'}: {error}",
             "Run 'kubectl config get-contexts' to see what there is.",
         ) from error
-    contexts = read_contexts(kubeconfig)
-    name = context or contexts.current
-    return Access(configuration, contexts.namespaces.get(name) or "default", name)
+    name = context or found.current
+    namespace = str(found.contexts.get(name, {}).get("namespace") or "default")
+    return Access(str(configuration.host), PackageCredentials(configuration), namespace, name)
 
 
 class Contexts:
@@ -119,24 +172,10 @@ def read_contexts(kubeconfig: str = "") -> Contexts:
 
     Files that are missing or are no kubeconfig count as empty: `load_access` tells what is wrong.
     """
-    import yaml
-
+    found = load_files(_kubeconfig_files(kubeconfig))
     contexts = Contexts()
-    for path in _kubeconfig_files(kubeconfig):
-        try:
-            found = yaml.safe_load(path.read_text(encoding="utf-8"))
-        except (OSError, ValueError, yaml.YAMLError):
-            continue
-        if isinstance(found, dict):
-            _add_contexts(contexts, found)
+    contexts.current = found.current
+    for name, entry in found.contexts.items():
+        contexts.namespaces[name] = str(entry.get("namespace") or "")
+        contexts.clusters[name] = str(entry.get("cluster") or "")
     return contexts
-
-
-def _add_contexts(contexts: Contexts, found: dict[str, Any]) -> None:
-    contexts.current = contexts.current or str(found.get("current-context") or "")
-    for one in found.get("contexts") or ():
-        if not isinstance(one, dict) or not isinstance(one.get("context"), dict):
-            continue
-        name = str(one.get("name"))
-        contexts.namespaces.setdefault(name, str(one["context"].get("namespace") or ""))
-        contexts.clusters.setdefault(name, str(one["context"].get("cluster") or ""))

@@ -10,14 +10,12 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Coroutine, Iterable
 from functools import partial
-from typing import Any
 
 import msgspec
-from msgspec import Struct
 
 from mlsched.adapters.kubernetes.apis import Api, ApiError
 from mlsched.adapters.kubernetes.leases import LeaseLostError
-from mlsched.adapters.kubernetes.objects import Metadata, Pod
+from mlsched.adapters.kubernetes.objects import Metadata, MLJob, Pod, job_path
 from mlsched.adapters.kubernetes.persistence import insist
 from mlsched.adapters.kubernetes.pods import (
     ATTEMPT_LABEL,
@@ -36,37 +34,14 @@ from mlsched.model.specs import API_VERSION, KIND, JobSpec
 from mlsched.specs.documents import load_spec
 from mlsched.specs.records import (
     CANCEL_ANNOTATION,
-    Identity,
     jobs_from,
     status_from,
     worst_of,
 )
-from mlsched.specs.statuses import JobRecord, JobStatus
+from mlsched.specs.statuses import JobRecord
 
-PLURAL = "mljobs"
 REFUSED_S = 5.0
 """Before a status is written again that was refused: by missing rights, or an admission policy."""
-GROUP_PATH = f"/apis/{API_VERSION}"
-
-
-class MLJob(Struct):
-    """One MLJob object."""
-
-    metadata: Metadata
-    spec: dict[str, Any] = {}
-    status: JobStatus | None = None
-
-    @property
-    def identity(self) -> Identity:
-        """What its metadata says of its job."""
-        m = self.metadata
-        return Identity(m.namespace, m.name, m.creation_timestamp, m.annotations)
-
-
-def job_path(namespace: str, name: str = "") -> str:
-    """Of one MLJob, or of all in a namespace; of all in all namespaces without one."""
-    inside = f"/namespaces/{namespace}" if namespace else ""
-    return f"{GROUP_PATH}{inside}/{PLURAL}" + (f"/{name}" if name else "")
 
 
 class _Known:

@@ -11,7 +11,14 @@ from typing import Any, Literal
 
 from msgspec import Raw, Struct, field
 
+from mlsched.model.specs import API_VERSION
+from mlsched.specs.records import Identity
+from mlsched.specs.statuses import JobStatus
+
 Quantities = dict[str, str | int | float]
+
+PLURAL = "mljobs"
+GROUP_PATH = f"/apis/{API_VERSION}"
 
 
 class OwnerReference(Struct, rename="camel"):
@@ -280,6 +287,26 @@ class NodeObject(Struct):
     metadata: Metadata
     spec: NodeSpec = field(default_factory=NodeSpec)
     status: NodeStatus = field(default_factory=NodeStatus)
+
+
+class MLJob(Struct):
+    """One MLJob object."""
+
+    metadata: Metadata
+    spec: dict[str, Any] = {}
+    status: JobStatus | None = None
+
+    @property
+    def identity(self) -> Identity:
+        """What its metadata says of its job."""
+        m = self.metadata
+        return Identity(m.namespace, m.name, m.creation_timestamp, m.annotations)
+
+
+def job_path(namespace: str, name: str = "") -> str:
+    """Of one MLJob, or of all in a namespace; of all in all namespaces without one."""
+    inside = f"/namespaces/{namespace}" if namespace else ""
+    return f"{GROUP_PATH}{inside}/{PLURAL}" + (f"/{name}" if name else "")
 
 
 class QueueSpec(Struct):

@@ -1,0 +1,66 @@
+"""How an API server says no, as values that whoever asked can tell apart."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+
+from mlsched.errors import TemporaryError
+
+
+class Status(msgspec.Struct, rename="camel"):
+    """An error as the API server tells it."""
+
+    message: str = ""
+    reason: str = ""
+    code: int = 0
+    details: dict[str, Any] | None = None
+
+
+class ApiError(Exception):
+    """The API server refused a request.
+
+    Attributes:
+        code: HTTP status.
+        reason: The API server's word, such as ``AlreadyExists``.
+        message: Its sentence.
+        retry_after_s: How long it asks to wait, when it does.
+    """
+
+    def __init__(
+        self, code: int, reason: str, message: str, retry_after_s: float | None = None
+    ) -> None:
+        super().__init__(f"{code} {reason}: {message}")
+        self.code = code
+        self.reason = reason
+        self.message = message
+        self.retry_after_s = retry_after_s
+
+    @property
+    def is_temporary(self) -> bool:
+        """Whether the same request may succeed later: too many, a time-out, a server's trouble."""
+        return self.code == 429 or self.code >= 500
+
+    @property
+    def is_gone(self) -> bool:
+        """Whether a version is too old to be watched from."""
+        return self.code == 410 or self.reason in ("Expired", "Gone")
+
+
+class NoAnswerError(TemporaryError):
+    """A request may or may not have been carried out: the connection broke, or it took too long."""
+
+
+class SilenceError(NoAnswerError):
+    """Nothing came on a watch for too long: perhaps nothing happened, perhaps nobody is there."""
+
+
+def read_error(code: int, body: bytes, retry_after: str | None) -> ApiError:
+    """The error in an answer, whoever wrote it: a proxy's is no Status."""
+    try:
+        status = msgspec.json.decode(body, type=Status)
+    except msgspec.DecodeError:
+        status = Status(message=body[:200].decode("utf-8", "replace"))
+    after = float(retry_after) if retry_after and retry_after.isdecimal() else None
+    return ApiError(code, status.reason, status.message or f"HTTP {code}", after)

@@ -1,0 +1,74 @@
+"""Why a job of a cluster waits, and what would become of one that is not submitted yet."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from msgspec.structs import replace
+
+from mlsched.api.clusters.pictures import Lists, Picture
+from mlsched.core.explain import Explanation, Preview, explain, preview
+from mlsched.model.jobs import Job, JobState
+from mlsched.model.reasons import Reason, ReasonCode
+
+NO_CONTROLLER = "no mlsched controller holds its lease: nothing is placed until one runs"
+
+
+def explain_job(job: Job, lists: Lists, lease: str | None) -> Explanation:
+    """The one reason, its evidence, and what would start it now.
+
+    Args:
+        lease: Who holds the controller's lease; empty for nobody, None where that is not known.
+    """
+    if job.state is not JobState.PENDING:
+        picture = Picture(Lists())
+        return _explain(job, picture)
+    details = [NO_CONTROLLER] if lease == "" else []
+    if not lists.is_whole:
+        reason = job.reason or Reason(
+            ReasonCode.PENDING_EVALUATION, "waits; why cannot be worked out from here"
+        )
+        return Explanation(reason, (*lists.notes, *details))
+    picture = Picture(lists)
+    fresh = picture.controller.jobs.get(job.id)
+    if fresh is None or fresh.state is not JobState.PENDING:
+        reason = Reason(ReasonCode.STARTING, "fits now and starts with the controller's next look")
+        return Explanation(reason, (*details, *lists.notes))
+    told = _explain(job, picture)
+    return replace(told, details=(*details, *told.details, *lists.notes))
+
+
+def _explain(job: Job, picture: Picture) -> Explanation:
+    controller = picture.controller
+    return explain(job, controller.snapshot(picture.now), controller.ledger, controller.policy)
+
+
+def preview_job(job: Job, lists: Lists) -> Preview:
+    """The decision on one more job, nothing written."""
+    if not lists.is_whole:
+        text = f"it cannot be told from here whether it would start: {'; '.join(lists.notes)}"
+        return Preview(reason=Reason(ReasonCode.PENDING_EVALUATION, text))
+    picture = Picture(lists)
+    controller = picture.controller
+    snapshot = controller.snapshot(picture.now)
+    states = {one.id: one.state for record in lists.records for one in record.jobs}
+    known = {d.job_id: states[d.job_id] for d in job.after if d.job_id in states}
+    snapshot = replace(snapshot, states={**snapshot.states, **known})
+    return preview(job, snapshot, controller.ledger, controller.policy)
+
+
+def next_command(job: Job, context: str) -> str | None:
+    """What to run next."""
+    begin = f"mlsched -c {context}"
+    if job.state is JobState.FAILED:
+        return f"{begin} logs {job.name}"
+    if job.state in (JobState.RUNNING, JobState.STARTING):
+        return f"{begin} logs -f {job.name}"
+    return f"{begin} show {job.name}" if job.state is JobState.PENDING else None
+
+
+def reasons_of(lists: Lists, jobs: Sequence[Job]) -> dict[str, Reason]:
+    """Fresh reasons of pending jobs, by id; none where the picture is not whole."""
+    if not lists.is_whole or all(job.state is not JobState.PENDING for job in jobs):
+        return {}
+    return dict(Picture(lists).controller.reasons)
