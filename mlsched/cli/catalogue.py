@@ -47,6 +47,7 @@ COMMANDS: dict[str, Entry] = {
     "retry": Entry("mlsched.cli.retry:retry", "Submit a job again, perhaps changed.", CHANGE),
     "gpus": Entry("mlsched.cli.gpus:app", "Show each GPU, its health, and who holds it.", MACHINE),
     "controller": Entry("mlsched.cli.controller:app", "Schedule a Kubernetes cluster.", CLUSTER),
+    "agent": Entry("mlsched.cli.agent:agent", "Publish the GPUs of a cluster's node.", CLUSTER),
     "server": Entry("mlsched.cli.server:COMMANDS", "The service: start, status, stop.", MACHINE),
     "doctor": Entry("mlsched.cli.doctor:doctor", "Check this installation.", MACHINE),
     "config": Entry("mlsched.cli.config:COMMANDS", "Settings: show, path.", MACHINE),

@@ -165,6 +165,7 @@ def build_node_crd() -> Schema:
         "properties": {
             "inventory": schema_of(Inventory),
             "publishedAt": text,
+            "bootId": text,
             "summary": {
                 "type": "object",
                 "properties": {

@@ -1,0 +1,1 @@
+"""The node agent: reads the GPUs of its node and publishes them as a GPUNode."""

@@ -1,0 +1,143 @@
+"""The node agent on a real node, with a device plugin and a fake driver."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.controlplane import images
+from tests.controlplane.controllers import Jobs
+from tests.controlplane.gpus import Gpus
+from tests.controlplane.nodes import Nodes
+from tests.controlplane.planes import ControlPlane
+from tests.controlplane.plugins import kubelet_apis
+from tests.fake_nvml import build as fake_nvml
+
+pytestmark = [
+    pytest.mark.needs_nodes,
+    pytest.mark.needs_gcc,
+    pytest.mark.slow,
+    pytest.mark.skipif(kubelet_apis.missing() is not None, reason=str(kubelet_apis.missing())),
+]
+
+Until = Callable[..., Any]
+GPUS = 3
+PERIOD_S = 0.5
+
+SEE = """
+import ctypes, os, time
+nvml = ctypes.CDLL("libnvidia-ml.so.1")
+assert nvml.nvmlInit_v2() == 0
+for uuid in os.environ["NVIDIA_VISIBLE_DEVICES"].split(","):
+    device = ctypes.c_void_p()
+    assert nvml.nvmlDeviceGetHandleByUUID(uuid.encode(), ctypes.byref(device)) == 0
+    print(uuid, flush=True)
+time.sleep(float(os.environ.get("STAY_S", "0")))
+"""
+
+
+@pytest.fixture(scope="module")
+def library(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return fake_nvml.build(tmp_path_factory.mktemp("fake-nvml"))
+
+
+@pytest.fixture(scope="module")
+def gpus(scheduled_nodes: Nodes, library: Path) -> Iterator[Gpus]:
+    node = scheduled_nodes.add("gpu-a")
+    made = Gpus(node, GPUS, library)
+    made.start_device_plugin()
+    agent = made.start_agent(PERIOD_S)
+    yield made
+    assert agent.stop(10) == 0, agent.tail()
+    node.crash()
+    scheduled_nodes.plane.api("DELETE", "/api/v1/nodes/gpu-a")
+
+
+@pytest.fixture
+def jobs(scheduled_nodes: Nodes, new_namespace: Callable[[ControlPlane], str]) -> Jobs:
+    return Jobs(scheduled_nodes.plane, new_namespace(scheduled_nodes.plane))
+
+
+def submit(jobs: Jobs, name: str, gpus: int, stay_s: float = 0, **spec: Any) -> None:
+    jobs.submit(
+        name,
+        command=["python3", "-c", SEE],
+        env={"STAY_S": str(stay_s)},
+        image=images.PYTHON,
+        gpusPerNode=gpus,
+        cpusPerTask="100m",
+        graceSeconds=1,
+        **spec,
+    )
+
+
+def test_a_node_tells_its_gpus(gpus: Gpus, until: Until) -> None:
+    until(lambda: gpus.published().get("summary", {}).get("healthy") == GPUS, 20)
+    status = gpus.published()
+    assert status["summary"] == {"gpus": 3, "healthy": 3, "driver": "580.105.08", "note": ""}
+    assert [one["uuid"] for one in status["inventory"]["gpus"]] == gpus.uuids
+    owner = gpus.node.plane.api("GET", "/apis/mlsched.io/v1alpha1/gpunodes/gpu-a")["metadata"]
+    assert owner["ownerReferences"][0]["kind"] == "Node"
+
+
+def test_heat_is_no_reason_to_write(gpus: Gpus, until: Until) -> None:
+    until(lambda: gpus.published().get("summary", {}).get("gpus") == GPUS, 20)
+    before = gpus.published()
+    lines = fake_nvml.machine(GPUS)
+    hot = [line.replace("temp=29", "temp=61") for line in lines]
+    assert hot != lines
+    gpus.say(*hot)
+    less = [line.replace("mem=81559", "mem=81558") for line in hot]
+    time.sleep(4 * PERIOD_S)
+    assert gpus.published() == before
+    gpus.say(*less)
+    until(lambda: gpus.published() != before, 10)
+    gpus.say(*lines)
+
+
+def test_a_job_gets_its_gpus_and_the_agent_names_its_pod(
+    gpus: Gpus, jobs: Jobs, until: Until
+) -> None:
+    submit(jobs, "see", 2, stay_s=30)
+    until(lambda: jobs.state("see") == "RUNNING", 30)
+    pod = f"{jobs.namespace}/see-1-0"
+    until(lambda: list(gpus.published().get("holders", {}).values()) == [pod, pod], 10)
+    seen = jobs.log("see-1-0").split()
+    assert sorted(seen) == sorted(gpus.published()["holders"])
+    jobs.cancel("see")
+    until(lambda: jobs.state("see") == "CANCELLED", 20)
+    until(lambda: not gpus.published().get("holders"), 10)
+
+
+def test_a_lost_gpu_is_told_and_not_given(gpus: Gpus, jobs: Jobs, until: Until) -> None:
+    gpus.say(*fake_nvml.machine(GPUS), "fail * 1 15")
+    until(lambda: gpus.published().get("summary", {}).get("healthy") == GPUS - 1, 20)
+    submit(jobs, "all", GPUS)
+    submit(jobs, "rest", GPUS - 1)
+    until(lambda: jobs.state("rest") == "SUCCEEDED", 30)
+    assert jobs.state("all") == "PENDING"
+    gpus.say(*fake_nvml.machine(GPUS))
+    until(lambda: jobs.state("all") == "SUCCEEDED", 30)
+
+
+def test_an_agent_survives_the_restart_of_the_api_server(
+    gpus: Gpus, until: Until, scheduled_nodes: Nodes
+) -> None:
+    until(lambda: gpus.published().get("summary", {}).get("healthy") == GPUS, 20)
+    scheduled_nodes.plane.stop_apiserver()
+    gpus.say(*fake_nvml.machine(GPUS - 1))
+    scheduled_nodes.plane.start_apiserver()
+    until(lambda: gpus.published()["summary"]["gpus"] == GPUS - 1, 30)
+    gpus.say(*fake_nvml.machine(GPUS))
+    until(lambda: gpus.published()["summary"]["healthy"] == GPUS, 20)
+
+
+def test_an_xid_of_a_former_agent_still_counts(gpus: Gpus, until: Until) -> None:
+    until(lambda: gpus.published().get("summary", {}).get("healthy") == GPUS, 20)
+    gpus.say(*fake_nvml.machine(GPUS), "event 2 8 79")
+    until(lambda: gpus.published()["summary"]["healthy"] == GPUS - 1, 20)
+    assert gpus.published()["inventory"]["events"][0]["code"] == 79
