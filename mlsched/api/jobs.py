@@ -16,10 +16,12 @@ from typing import Any
 
 from msgspec import Struct
 
-from mlsched.api.client import Client, connect
+from mlsched.api.client import Client
+from mlsched.api.contexts import LOCAL, connect_to, current_context, open_client
 from mlsched.api.errors import error_of_job
 from mlsched.api.functions import Call, command_of, is_function, store_function
 from mlsched.api.html import job_html
+from mlsched.api.interfaces import AnyClient
 from mlsched.api.layering import combine, with_name
 from mlsched.api.options import Option, to_flags
 from mlsched.api.outputs import JobOutput
@@ -58,24 +60,39 @@ class Status(Struct, frozen=True):
 
 
 class Job:
-    """A handle on a job, or on an array of jobs."""
+    """A handle on a job, or on an array of jobs.
 
-    def __init__(self, name: str, id: str) -> None:  # noqa: A002 - the field's name everywhere
+    Args:
+        context: Where it is: ``local``, or a context of the kubeconfig; empty for the current one.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        id: str,  # noqa: A002 - the field's name everywhere
+        context: str = "",
+    ) -> None:
         self.name = name
         self.id = id
+        self.context = context
 
-    def __reduce__(self) -> tuple[type[Job], tuple[str, str]]:
-        return Job, (self.name, self.id)
+    def __reduce__(self) -> tuple[type[Job], tuple[str, str, str]]:
+        return Job, (self.name, self.id, self.context)
 
     def __eq__(self, other: object) -> bool:
-        return isinstance(other, Job) and other.id == self.id
+        if not isinstance(other, Job):
+            return False
+        return (other.id, other.context) == (self.id, self.context)
 
     def __hash__(self) -> int:
         return hash(self.id)
 
+    def _connect(self) -> AnyClient:
+        return connect_to(self.context)
+
     def info(self) -> JsonObject:
         """Everything that ``mlsched show`` knows, as plain values."""
-        return dict(connect().call("show", job=self.id))
+        return dict(self._connect().call("show", job=self.id))
 
     @property
     def state(self) -> str:
@@ -104,7 +121,7 @@ class Job:
         """The one reason why the job is where it is, its evidence, and what would start it now."""
         from mlsched.api.texts import why_text
 
-        return why_text(connect().call("why", job=self.id))
+        return why_text(self._connect().call("why", job=self.id))
 
     def logs(
         self, *, follow: bool = False, rank: int | None = None, tail: int | None = None
@@ -116,7 +133,7 @@ class Job:
             rank: Only this rank; None for all.
             tail: Only the last so many lines of what is there now.
         """
-        return JobOutput(self.id, follow=follow, rank=rank, tail=tail)
+        return JobOutput(self._connect, self.id, follow=follow, rank=rank, tail=tail)
 
     def done(self) -> bool:
         """Whether the job has ended."""
@@ -124,7 +141,7 @@ class Job:
 
     def wait(self, timeout: float | None = None) -> bool:
         """Block until the job has ended; False when ``timeout`` seconds are over before."""
-        with JobWatch(connect(), [self.id]) as watch:
+        with JobWatch(self._connect(), [self.id]) as watch:
             return watch.wait(timeout)
 
     def result(self, timeout: float | None = None) -> Any:
@@ -159,8 +176,8 @@ class Job:
     def _outcome(self) -> Any:
         found = self.info()
         if found.get("array"):
-            client = connect()
-            return [_outcome_of(client.call("show", job=one.name)) for one in self.elements()]
+            client = self._connect()
+            return [_outcome_of(client.call("show", job=one.id)) for one in self.elements()]
         return _outcome_of(found)
 
     def elements(self) -> list[Job]:
@@ -168,11 +185,11 @@ class Job:
         array = self.info().get("array")
         if not array:
             return [self]
-        with JobWatch(connect(), [self.id]) as watch:
+        with JobWatch(self._connect(), [self.id]) as watch:
             while len(watch.jobs) < array["size"] and not watch.is_over:
                 watch.poll(_WATCH_S)
             found = sorted(watch.jobs.values(), key=lambda job: job["array_index"])
-        return [Job(job["name"], job["id"]) for job in found]
+        return [Job(job["name"], job["id"], self.context) for job in found]
 
     def cancel(self, grace: str | float | None = None) -> None:
         """Ask the job to end.
@@ -183,7 +200,8 @@ class Job:
         from mlsched.specs.flags import read_seconds
 
         grace_s = read_seconds(grace, "grace") if isinstance(grace, str) else grace
-        connect().call("cancel", jobs=[self.id], grace_s=None if grace_s is None else int(grace_s))
+        whole_s = None if grace_s is None else int(grace_s)
+        self._connect().call("cancel", jobs=[self.id], grace_s=whole_s)
 
     def add_done_callback(self, function: Callable[[Job], object]) -> None:
         """Call ``function(job)`` once the job has ended, in a thread of its own."""
@@ -215,7 +233,11 @@ class Job:
     def _peek(self) -> JsonObject | None:
         """A reading for display: never raises, never starts the service."""
         try:
-            client = Client(Paths.from_environment(), autostart=False, deadline_s=2.0)
+            paths = Paths.from_environment()
+            client: AnyClient = Client(paths, autostart=False, deadline_s=2.0)
+            context = self.context or current_context(paths)
+            if context != LOCAL:
+                client = open_client(context, paths)
             return dict(client.call("show", job=self.id))
         except MlschedError:
             return None
@@ -240,7 +262,7 @@ def _watch_in_thread(job: Job, tell: Callable[[], object], left: threading.Event
     """
 
     def watch() -> None:
-        with suppress(MlschedError), JobWatch(connect(), [job.id]) as watching:
+        with suppress(MlschedError), JobWatch(connect_to(job.context), [job.id]) as watching:
             while not watching.is_over:
                 if left.is_set():
                     return
@@ -268,6 +290,7 @@ def submit(
     *args: Any,
     by_value: Sequence[ModuleType] = (),
     idempotency_key: str = "",
+    context: str = "",
     **kwargs: Any,
 ) -> Job:
     """Submit a function, or a command, and return at once with a handle.
@@ -275,14 +298,16 @@ def submit(
     Keywords that name an option (see `mlsched.api.options.Option`) describe the job: ``gpus``,
     ``cpus``, ``memory``, ``nodes``, ``tasks_per_node``, ``time``, ``name``, ``queue``,
     ``priority``, ``env``, ``workdir``, ``retries``, ``after``, ``array``, ``signal``, ``grace``,
-    ``labels``. All others go to the function; one that has an option's name is passed by wrapping
-    the call in a lambda.
+    ``labels``, ``image``, ``layer``, ``node_selector``. All others go to the function; one that has
+    an option's name is passed by wrapping the call in a lambda.
 
     Args:
         what: A function; or a command, as a list of words or as text split into words.
         args: Positional arguments of the function.
         by_value: Modules to send along, because the job cannot import them.
         idempotency_key: A second submit with the same key gives the job of the first.
+        context: Where to run it: ``local``, or a context of the kubeconfig; empty for the current
+            one. A cluster takes commands, not functions yet.
         kwargs: Options of the job, and keyword arguments of the function.
 
     Raises:
@@ -291,8 +316,14 @@ def submit(
         UnreachableError: the service cannot be started.
     """
     options, rest = Option.split(kwargs)
-    client = connect()
+    client = connect_to(context)
     if callable(what):
+        if client.context != LOCAL:
+            raise SpecError(
+                f"a function cannot be sent to a cluster yet, and {client.context} is one.",
+                'Submit a command, such as ["python", "train.py"] in an image that has it; '
+                'or context="local".',
+            )
         blob = store_function(Call(what, args, rest), client.paths.blobs_dir, by_value)
         command = command_of(blob)
     else:
@@ -311,7 +342,7 @@ def submit(
     document = with_name(document, _name_of(what))
     request = submit_args(to_document(document.spec, document.metadata), idempotency_key)
     job = client.call("submit", **request)["jobs"][0]
-    return Job(job["name"], job["id"])
+    return Job(job["name"], job["id"], client.context)
 
 
 def _name_of(what: object) -> str:
@@ -321,22 +352,40 @@ def _name_of(what: object) -> str:
     return clean_name(getattr(what, "__name__", type(what).__name__).strip("<>"))
 
 
-def get(name: str) -> Job:
+def get(name: str, *, context: str = "") -> Job:
     """The job of a name, an id, or the unique beginning of an id.
+
+    Args:
+        context: Where it is; empty for the current one.
 
     Raises:
         NotFoundError: there is none.
     """
-    found = connect().call("show", job=name)
-    return Job(found["name"], found["id"])
+    client = connect_to(context)
+    found = client.call("show", job=name)
+    return Job(found["name"], found["id"], client.context)
 
 
-def jobs(*, all: bool = False, queue: str | None = None) -> list[Job]:  # noqa: A002 - as `ls --all`
-    """Jobs that are open, running ones first; with ``all`` those that have ended too."""
-    found = connect().call("list", all=all, limit=None, state=None, queue=queue)
-    return [Job(job["name"], job["id"]) for job in found["jobs"]]
+def jobs(
+    *,
+    all: bool = False,  # noqa: A002 - as `ls --all`
+    queue: str | None = None,
+    context: str = "",
+) -> list[Job]:
+    """Jobs that are open, running ones first; with ``all`` those that have ended too.
+
+    Args:
+        context: Where they are; empty for the current one.
+    """
+    client = connect_to(context)
+    found = client.call("list", all=all, limit=None, state=None, queue=queue)
+    return [Job(job["name"], job["id"], client.context) for job in found["jobs"]]
 
 
-def gpus() -> list[JsonObject]:
-    """The GPUs of this machine as placement sees them: uuid, model, memory, health, holder."""
-    return [dict(device) for device in connect().call("node")["devices"]]
+def gpus(*, context: str = "") -> list[JsonObject]:
+    """The GPUs as placement sees them: uuid, model, memory, health, holder.
+
+    Args:
+        context: Of which cluster, or ``local``; empty for the current context.
+    """
+    return [dict(device) for device in connect_to(context).call("node")["devices"]]

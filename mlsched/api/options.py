@@ -37,6 +37,9 @@ class Option(Enum):
     SIGNAL = "--signal"
     GRACE = "--grace"
     LABELS = "--label"
+    IMAGE = "--image"
+    LAYER = "--layer"
+    NODE_SELECTOR = "--node-selector"
 
     @classmethod
     def names(cls) -> list[str]:
@@ -120,6 +123,7 @@ _WRITERS: dict[Option, Callable[[str, Any], Iterable[str]]] = {
     Option.GRACE: _write_span,
     Option.ENV: _write_map,
     Option.LABELS: _write_map,
+    Option.NODE_SELECTOR: _write_map,
     Option.AFTER: _write_after,
     Option.ARRAY: _write_array,
     Option.WORKDIR: _write_path,

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
-from pathlib import Path
+from collections.abc import Callable, Iterable, Iterator
 
-from mlsched.api.client import connect
 from mlsched.api.following import Follower, Output
+from mlsched.api.interfaces import AnyClient
 from mlsched.api.logs import Record, read_attempt
 
 
@@ -14,13 +13,23 @@ class JobOutput:
     """The lines of a job's output: iterate over them, or print them all.
 
     Args:
+        connect: Gives the client to ask.
         job_id: Whose output.
         follow: Go on until the job ends.
         rank: Only this rank; None for all.
         tail: Only the last so many lines.
     """
 
-    def __init__(self, job_id: str, *, follow: bool, rank: int | None, tail: int | None) -> None:
+    def __init__(
+        self,
+        connect: Callable[[], AnyClient],
+        job_id: str,
+        *,
+        follow: bool,
+        rank: int | None,
+        tail: int | None,
+    ) -> None:
+        self._connect = connect
         self._job_id = job_id
         self._follow = follow
         self._rank = rank
@@ -37,11 +46,9 @@ class JobOutput:
         return "<output of a job: iterate over it>" if self._follow else str(self)
 
     def _records(self) -> Iterator[Record]:
-        client = connect()
+        client = self._connect()
         if not self._follow:
-            directory = client.call("show", job=self._job_id).get("directory")
-            if directory:
-                yield from read_attempt(Path(directory), self._rank, tail=self._tail)
+            yield from self._read(client)
             return
         with Follower(
             client, [self._job_id], rank=self._rank, tail=self._tail, newest_only=True
@@ -49,6 +56,15 @@ class JobOutput:
             for item in follower:
                 if isinstance(item, Output):
                     yield item.record
+
+    def _read(self, client: AnyClient) -> Iterator[Record]:
+        """What the newest attempt has written so far; an array has none."""
+        job = client.call("show", job=self._job_id)
+        if not job["attempt"] or job["array"]:
+            return
+        with client.open_outputs() as outputs:
+            directory = outputs.fetch(job, job["attempt"])
+            yield from read_attempt(directory, self._rank, tail=self._tail)
 
 
 def join_lines(records: Iterable[Record]) -> Iterator[str]:

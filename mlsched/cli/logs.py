@@ -49,6 +49,13 @@ def logs(  # noqa: PLR0913 - one parameter an option
     from mlsched.cli.printing import Selection, follow_logs, print_logs
     from mlsched.cli.render.jobs import output_text
 
+    if stderr and not session.is_local:
+        from mlsched.errors import SpecError
+
+        raise SpecError(
+            "--stderr: a cluster keeps both streams of a job as one.",
+            "Leave it out; a job that needs them apart writes one of them to a file.",
+        )
     found = session.client.call("show", job=job)
     chosen = Selection(
         rank=_parse_rank(rank),
