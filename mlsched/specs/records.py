@@ -71,7 +71,7 @@ def jobs_from(
         spec=spec,
         submitted_at_ms=parse_time(identity.created_at) or 0,
         after=tuple(
-            ResolvedDependency(f"{identity.namespace}/{one.job}", one.job, one.condition)
+            ResolvedDependency(_id_of(identity.namespace, one.job), one.job, one.condition)
             for one in spec.after
         ),
         idempotency_key=identity.annotations.get(KEY_ANNOTATION, ""),
@@ -95,6 +95,12 @@ def jobs_from(
         )
         elements.append(_restore(element, known[index]) if index in known else element)
     return tuple(elements)
+
+
+def _id_of(namespace: str, reference: str) -> str:
+    """The id of what a document calls ``train`` or ``train[3]``."""
+    name, bracket, index = reference.partition("[")
+    return f"{namespace}/{name}" + (f".{index.rstrip(']')}" if bracket else "")
 
 
 def _with(job: Job, **changes: Any) -> Job:

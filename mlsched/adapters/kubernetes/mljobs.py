@@ -196,14 +196,27 @@ class MLJobs:
         """Final states of the jobs and whole arrays that a job waits for."""
         found: dict[str, JobState] = {}
         for dependency in job.after:
-            known = self._known.get(_object_key(dependency.job_id))
-            if known is None:
-                continue
-            one = known.jobs.get(dependency.job_id)
-            states = [one.state] if one else [job.state for job in known.jobs.values()]
-            if all(state.is_ended for state in states):
+            states = self._states_of(dependency.job_id)
+            if states and all(state.is_ended for state in states):
                 found[dependency.job_id] = worst_of(states)
         return found
+
+    def _states_of(self, job_id: str) -> list[JobState]:
+        """States of a job, or of all elements of an array, wherever it is in the order."""
+        key = _object_key(job_id)
+        known = self._known.get(key)
+        one = self.reflector.objects.get(key)
+        if known is not None:
+            jobs = known.jobs
+        elif one is not None and one.status is not None:
+            try:
+                made = jobs_from(one.identity, load_spec(one.spec), one.status, 0)
+            except SpecError:
+                return [one.status.state]
+            jobs = {job.id: job for job in made}
+        else:
+            return []
+        return [jobs[job_id].state] if job_id in jobs else [job.state for job in jobs.values()]
 
     def _refuse(self, key: str, one: MLJob, owner: Owner, error: SpecError) -> None:
         """A spec that the schema lets through and that cannot be run ends at once."""

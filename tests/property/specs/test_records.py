@@ -110,6 +110,12 @@ def test_names_and_ids_say_where_a_job_belongs() -> None:
     assert second.user == "ann"
 
 
+def test_a_job_can_wait_for_one_element() -> None:
+    after = (Dependency("sweep[4]", "ok"), Dependency("sweep", "any"))
+    (job,) = jobs_from(IDENTITY, JobSpec(command=("x",), after=after), None, 1)
+    assert [one.job_id for one in job.after] == ["team/sweep.4", "team/sweep"]
+
+
 def test_a_word_of_another_version_is_no_error() -> None:
     status = JobStatus(state=JobState.PENDING, reason="FromTheFuture", message="later")
     (job,) = jobs_from(IDENTITY, JobSpec(command=("x",)), status, 1)

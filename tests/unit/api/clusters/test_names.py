@@ -39,7 +39,9 @@ def test_texts_stand_for_jobs(text, expected):
     assert parse_reference(text, "team") == expected
 
 
-@pytest.mark.parametrize("text", ["", "a/b/c", "Train", "train[x]", "train.", "../x", "a b", "x[1]y"])
+@pytest.mark.parametrize(
+    "text", ["", "a/b/c", "Train", "train[x]", "train.", "../x", "a b", "x[1]y"]
+)
 def test_other_texts_stand_for_nothing(text):
     assert parse_reference(text, "team") is None
 

@@ -1,0 +1,88 @@
+"""MLJob objects as events: in order, with what ended before, and never twice."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import msgspec
+
+from mlsched.adapters.kubernetes.mljobs import MLJobs
+from mlsched.adapters.kubernetes.objects import MLJob
+from mlsched.model.events import CancelRequested, Event, JobRestored, JobWithdrawn
+from mlsched.model.jobs import JobState
+
+
+def mljob(name: str, version: int = 1, *, uid: str = "", **more: Any) -> MLJob:
+    metadata = {
+        "name": name,
+        "namespace": "team",
+        "uid": uid or f"uid-{name}",
+        "resourceVersion": str(version),
+        "creationTimestamp": "2026-01-01T00:00:00Z",
+    } | more.pop("metadata", {})
+    body = {"metadata": metadata, "spec": {"command": ["x"]} | more.pop("spec", {}), **more}
+    return msgspec.json.decode(json.dumps(body), type=MLJob)
+
+
+class Seen:
+    """The events of objects, without a server."""
+
+    def __init__(self, *objects: MLJob) -> None:
+        self.events: list[Event] = []
+        self.mljobs = MLJobs(None, self.events.append, now_ms=lambda: 0)  # type: ignore[arg-type]
+        for one in objects:
+            self.mljobs.reflector.objects[one.metadata.key] = one
+        for one in self.mljobs.in_order():
+            self.mljobs.observe(None, one)
+
+    @property
+    def restored(self) -> dict[str, JobRestored]:
+        return {e.job.name: e for e in self.events if isinstance(e, JobRestored)}
+
+
+def test_jobs_come_in_the_order_of_their_creation() -> None:
+    late = {"creationTimestamp": "2026-01-01T00:00:09Z"}
+    seen = Seen(mljob("c", 5, metadata=late), mljob("b", 30), mljob("a", 40))
+    assert list(seen.restored) == ["b", "a", "c"]
+    assert [event.job.seq for event in seen.restored.values()] == [1, 2, 3]
+
+
+def test_a_dependency_that_ended_before_is_told_also_when_it_is_the_younger_object() -> None:
+    done = mljob("first", 9, status={"state": "SUCCEEDED"})
+    seen = Seen(mljob("waits", 1, spec={"after": ["first"]}), done)
+    assert seen.restored["waits"].ended == {"team/first": JobState.SUCCEEDED}
+    assert "first" not in seen.restored
+
+
+def test_an_array_has_ended_when_all_its_elements_have() -> None:
+    one = {"index": 0, "state": "SUCCEEDED"}
+    part = mljob("sweep", 1, spec={"array": "0-1"}, status={"state": "PENDING", "elements": [one]})
+    seen = Seen(part, mljob("waits", 2, spec={"after": ["sweep"]}),
+                mljob("picky", 3, spec={"after": ["sweep[0]"]}))  # fmt: skip
+    assert seen.restored["waits"].ended == {}
+    assert seen.restored["picky"].ended == {"team/sweep.0": JobState.SUCCEEDED}
+    assert "sweep[0]" not in seen.restored
+    assert seen.restored["sweep[1]"].ended == {"team/sweep": JobState.SUCCEEDED}
+
+
+def test_a_wish_to_cancel_is_told_once() -> None:
+    seen = Seen(mljob("a"))
+    wished = mljob("a", 2, metadata={"annotations": {"mlsched.io/cancel": "7"}})
+    seen.mljobs.observe(None, wished)
+    seen.mljobs.observe(wished, wished)
+    wishes = [e for e in seen.events if isinstance(e, CancelRequested)]
+    assert wishes == [CancelRequested("team/a", 7)]
+
+
+def test_a_deleted_object_withdraws_its_job_and_a_new_one_is_another() -> None:
+    seen = Seen(mljob("a"))
+    seen.mljobs.observe(mljob("a"), None)
+    assert seen.events[-1] == JobWithdrawn("team/a")
+    seen.mljobs.observe(None, mljob("a", 9, uid="uid-new"))
+    assert isinstance(seen.events[-1], JobRestored)
+    owner = seen.mljobs.owner_of("team/a")
+    assert owner is not None
+    assert owner.uid == "uid-new"
+    seen.mljobs.observe(mljob("a"), None)
+    assert seen.mljobs.owner_of("team/a") is not None
