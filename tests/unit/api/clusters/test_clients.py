@@ -1,0 +1,212 @@
+"""The operations against an API server in a dictionary."""
+
+from __future__ import annotations
+
+import json
+import re
+
+import pytest
+
+from mlsched.adapters.kubernetes.errors import NoAnswerError
+from mlsched.errors import (
+    ConfigError,
+    ConflictError,
+    NotFoundError,
+    PermanentError,
+    SpecError,
+)
+from tests.unit.api.clusters.conftest import JOBS, mljob
+
+NODES = "/api/v1/nodes"
+
+
+def node(name, cpu="4"):
+    return {
+        "metadata": {"name": name},
+        "status": {
+            "allocatable": {"cpu": cpu, "memory": "8Gi", "pods": "110"},
+            "conditions": [{"type": "Ready", "status": "True"}],
+        },
+    }
+
+
+def test_a_job_is_created_with_its_user_and_a_name_of_its_own(served, submit):
+    found = submit()
+    (job,) = found["jobs"]
+    assert found["created"]
+    assert re.fullmatch(r"train-\w{5}", job["name"])
+    assert (job["id"], job["state"], job["user"]) == (f"team/{job['name']}", "PENDING", "alice")
+    written = served[1].objects[f"{JOBS}/{job['name']}"]
+    assert written["metadata"]["annotations"]["mlsched.io/user"] == "alice"
+    assert written["spec"] == {"command": ["python", "train.py"], "image": "i:1"}
+
+
+def test_a_name_that_is_taken_is_refused(submit):
+    submit(name="mine")
+    with pytest.raises(ConflictError, match="there is a job mine in namespace team already"):
+        submit(name="mine")
+
+
+def test_twice_the_same_key_is_one_job(served, submit):
+    first, second = submit(key="k"), submit(key="k")
+    assert (first["created"], second["created"]) == (True, False)
+    assert first["jobs"][0]["name"] == second["jobs"][0]["name"]
+    assert len(served[1].objects) == 1
+    assert submit(key="other")["jobs"][0]["name"] != first["jobs"][0]["name"]
+
+
+def test_a_key_of_another_job_of_the_same_name_is_a_conflict(submit):
+    submit(name="mine", key="a")
+    with pytest.raises(ConflictError):
+        submit(name="mine", key="b")
+
+
+def test_a_create_whose_answer_was_lost_makes_one_job(served, submit):
+    served[1].lost = [NoAnswerError("broke")]
+    assert submit()["created"]
+    assert len(served[1].objects) == 1
+
+
+@pytest.mark.parametrize(
+    ("spec", "text"),
+    [
+        ({"image": ""}, "no image"),
+        ({"workdir": "here"}, "a directory inside the image"),
+        ({"output": "out.txt"}, "spec.output"),
+        ({"after": ["gone"]}, "there is no job 'gone'"),
+        ({"gpusPerNode": 3, "tasksPerNode": 2}, "cannot be divided"),
+    ],
+)
+def test_what_cannot_run_in_containers_is_refused_before_it_is_sent(served, submit, spec, text):
+    with pytest.raises(SpecError, match=re.escape(text)):
+        submit(**spec)
+    assert all(method == "GET" for method, _ in served[1].requests)
+
+
+def test_dependencies_are_written_by_id(served, submit):
+    served[1].put(mljob("first", spec={"array": "0-2"}))
+    name = submit(after=["first[1]:any"])["jobs"][0]["name"]
+    (after,) = served[1].objects[f"{JOBS}/{name}"]["spec"]["after"]
+    assert after == {"job": "first.1", "condition": "any"}
+
+
+def test_one_element_is_found_by_each_of_its_names(served):
+    served[1].put(mljob("grid", spec={"array": "0-2"}))
+    for text in ("grid[1]", "grid.1", "team/grid.1"):
+        assert served[0].call("show", job=text)["array_index"] == 1
+    assert served[0].call("show", job="grid")["array"]["size"] == 3
+    for text in ("grid[7]", "gone", "NO", "team/gone"):
+        with pytest.raises(NotFoundError, match="there is no job"):
+            served[0].call("show", job=text)
+
+
+def test_cancelling_annotates_open_jobs_and_leaves_ended_ones(served):
+    served[1].put(mljob("open"))
+    served[1].put(mljob("over", status={"state": "SUCCEEDED", "attempt": 1}))
+    found = served[0].call("cancel", jobs=["open", "over"], grace_s=5)
+    assert [job["name"] for job in found["jobs"]] == ["open", "over"]
+    annotations = {
+        path.rpartition("/")[2]: one["metadata"]["annotations"]
+        for path, one in served[1].objects.items()
+    }
+    assert annotations == {"open": {"mlsched.io/cancel": "5"}, "over": {}}
+
+
+def test_one_element_cannot_be_cancelled_alone(served):
+    served[1].put(mljob("grid", spec={"array": "0-2"}))
+    with pytest.raises(SpecError, match="cancelled as a whole"):
+        served[0].call("cancel", jobs=["grid[1]"])
+
+
+def test_retry_takes_the_spec_with_changes_and_a_new_name(served):
+    served[1].put(mljob("train-bcdfg", spec={"command": ["python", "train.py"], "nodes": 2}))
+    (job,) = served[0].call("retry", job="train-bcdfg", set={"nodes": 1})["jobs"]
+    assert re.fullmatch(r"train-\w{5}", job["name"])
+    assert "nodes" not in served[1].objects[f"{JOBS}/{job['name']}"]["spec"]
+
+
+def test_why_is_worked_out_by_the_placement_code(served):
+    served[1].put(mljob("big", spec={"cpusPerTask": 8}))
+    served[1].objects[f"{NODES}/a"] = node("a")
+    found = served[0].call("why", job="big")
+    assert found["reason"]["code"] == "NeverFits"
+    assert found["job"]["reason"] == found["reason"]
+    assert found["unblocks"] == ["--cpus 4"]
+    assert any("no mlsched controller" in line for line in found["details"])
+
+
+def test_why_says_what_starts_in_a_moment_and_what_waits_behind_it(served):
+    served[1].put(mljob("one", 1, spec={"cpusPerTask": 4}))
+    served[1].put(mljob("two", 2, spec={"cpusPerTask": 4}))
+    served[1].objects[f"{NODES}/a"] = node("a")
+    assert served[0].call("why", job="one")["reason"]["code"] == "Starting"
+    assert served[0].call("why", job="two")["reason"]["code"] == "WaitingForCapacity"
+
+
+def test_why_without_rights_says_so(served):
+    served[1].put(mljob("one"))
+    served[1].forbidden = {NODES, "/apis/mlsched.io/v1alpha1/mljobs"}
+    found = served[0].call("why", job="one")
+    assert "cannot be worked out" in found["reason"]["message"]
+    assert "you may not list nodes" in found["details"]
+
+
+def test_a_preview_asks_the_api_server_and_stores_nothing(served):
+    served[1].objects[f"{NODES}/a"] = node("a")
+    document = {
+        "apiVersion": "mlsched.io/v1alpha1",
+        "kind": "MLJob",
+        "spec": {"command": ["true"], "image": "i:1", "cpusPerTask": 2},
+    }
+    found = served[0].call("preview", document=document)
+    assert found["starts_now"]
+    assert [group["node"] for group in found["placement"]] == ["a"]
+    assert ("POST", JOBS) in served[1].requests
+    assert list(served[1].objects) == [f"{NODES}/a"]
+
+
+def test_rows_are_as_on_one_machine(served):
+    ended = {"state": "FAILED", "attempt": 1, "exitCode": 3, "endedAt": "2026-11-26T14:00:00.000Z"}
+    running = {"state": "RUNNING", "attempt": 1}
+    served[1].put(mljob("over", 1, status=ended))
+    served[1].put(mljob("waits", 2))
+    served[1].put(mljob("runs", 3, status=running))
+
+    def names(**query):
+        return [job["name"] for job in served[0].call("list", **query)["jobs"]]
+
+    assert names() == ["runs", "waits"]
+    assert names(all=True) == ["runs", "waits", "over"]
+    assert names(state=["FAILED"]) == ["over"]
+    assert names(all=True, limit=1) == ["runs"]
+    assert served[0].call("list", all=True, limit=1)["total"] == 3
+    with pytest.raises(SpecError, match="limit"):
+        served[0].call("list", limit=0)
+
+
+def test_a_spec_that_nobody_can_read_is_a_job_that_failed(served):
+    served[1].put(mljob("odd", spec={"surprise": 1}))
+    (job,) = served[0].call("list", all=True)["jobs"]
+    assert (job["state"], job["reason"]["code"]) == ("FAILED", "Misconfigured")
+
+
+def test_schedules_are_not_in_clusters(served):
+    with pytest.raises(ConfigError, match="schedules: not in a cluster"):
+        served[0].call("schedule_list")
+
+
+def test_missing_rights_name_who_may_not_do_what(served):
+    served[1].forbidden = {JOBS}
+    with pytest.raises(PermanentError, match="user alice may not list x"):
+        served[0].call("list")
+
+
+def test_views_have_the_keys_of_jobs_of_one_machine(served, submit):
+    from mlsched.model.jobs import Job
+    from mlsched.model.specs import JobSpec
+    from mlsched.server.views import job_view
+
+    local = job_view(Job("id", "n", 1, JobSpec(command=("x",)), 0), None)
+    (job,) = submit()["jobs"]
+    assert job.keys() == local.keys()
+    assert json.dumps(job)

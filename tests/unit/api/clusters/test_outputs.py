@@ -1,0 +1,148 @@
+"""Logs of pods are brought to files that the readers of this machine take."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from mlsched.adapters.kubernetes.errors import ApiError, NoAnswerError
+from mlsched.api.clusters.outputs import PodOutputs
+from mlsched.api.logs import read_attempt
+
+PODS = "/api/v1/namespaces/team/pods"
+TIME = b"2026-11-26T13:00:00.000000000Z"
+
+
+class FakeFlow:
+    """A log that comes in pieces; an exception among them is raised there."""
+
+    def __init__(self, pieces):
+        self._pieces = pieces
+
+    def chunks(self):
+        for piece in self._pieces:
+            if isinstance(piece, Exception):
+                raise piece
+            yield piece
+
+    def close(self):
+        """Nothing is held."""
+
+
+class FakePods:
+    """Pods of train's first attempt, and their logs: one answer for each request."""
+
+    def __init__(self, logs, phase="Succeeded"):
+        self.logs = logs
+        self.asked = []
+        self._phase = phase
+
+    def get(self, path, params=None):
+        pods = [self._pod(name) for name in self.logs]
+        if path == PODS:
+            assert params == {"labelSelector": "mlsched.io/job=train,mlsched.io/attempt=1"}
+            return json.dumps({"metadata": {}, "items": pods}).encode()
+        return json.dumps(self._pod(path.rpartition("/")[2])).encode()
+
+    def _pod(self, name):
+        rank = name.rpartition("-")[2]
+        return {
+            "metadata": {"name": name, "namespace": "team"},
+            "spec": {"containers": [{"name": f"rank-{rank}"}, {"name": "sidecar"}]},
+            "status": {"phase": self._phase},
+        }
+
+    def follow(self, path, params, silence_s_max=None):
+        name = path.split("/")[-2]
+        self.asked.append((name, dict(params)))
+        answer = self.logs[name].pop(0)
+        if isinstance(answer, Exception):
+            raise answer
+        return FakeFlow(answer)
+
+
+JOB = {"id": "team/train", "attempt": 1, "state": "SUCCEEDED"}
+
+
+def line(text, second=0):
+    return b"2026-11-26T13:00:%02d.000000000Z %s\n" % (second, text)
+
+
+def lines_of(directory):
+    return [(record.rank, record.data) for record in read_attempt(directory)]
+
+
+@pytest.fixture
+def follow(until_true):
+    """Follow JOB to its end; what is in its files then, and what was told."""
+
+    def run(pods):
+        told = []
+        with PodOutputs(pods, told.append) as outputs:
+            outputs.look(JOB)
+            until_true(lambda: outputs.is_whole("team/train", 1))
+            return lines_of(outputs.directory("team/train", 1)), told
+
+    return run
+
+
+@pytest.fixture
+def until_true():
+    """Wait for threads, which end at once here."""
+
+    def wait(probe):
+        import threading
+
+        for thread in threading.enumerate():
+            if thread.name.startswith(("mlsched-pods", "mlsched-log")):
+                thread.join(20)
+        for thread in threading.enumerate():
+            if thread.name == "mlsched-log":
+                thread.join(20)
+        assert probe()
+
+    return wait
+
+
+def test_all_ranks_are_followed_to_their_ends(follow):
+    pods = FakePods({"train-1-0": [[line(b"a"), line(b"b")]], "train-1-1": [[line(b"c")]]})
+    found, told = follow(pods)
+    assert sorted(found) == [(0, b"a"), (0, b"b"), (1, b"c")]
+    assert told == []
+
+
+def test_a_stream_that_breaks_is_opened_again_from_where_it_was(follow):
+    broken = [line(b"a"), line(b"b", 1), NoAnswerError("reset")]
+    pods = FakePods({"train-1-0": [broken, [line(b"b", 1), line(b"c", 2)]]})
+    found, _ = follow(pods)
+    assert [text for _, text in found] == [b"a", b"b", b"c"]
+    assert [asked.get("sinceTime") for _, asked in pods.asked] == [None, "2026-11-26T13:00:01Z"]
+
+
+def test_a_log_that_nobody_may_read_is_told(follow):
+    pods = FakePods({"train-1-0": [ApiError(403, "Forbidden", "no pods/log for you")]})
+    found, told = follow(pods)
+    assert found == []
+    assert "no pods/log for you" in told[0]
+
+
+def test_a_container_that_never_began_has_no_output(follow):
+    pods = FakePods({"train-1-0": [ApiError(400, "BadRequest", "is waiting to start")]})
+    assert follow(pods) == ([], [])
+
+
+def test_what_is_there_is_copied_without_following():
+    pods = FakePods({"train-1-0": [[line(b"a"), TIME + b" b"]]}, phase="Running")
+    with PodOutputs(pods) as outputs:
+        directory = outputs.fetch(JOB, 1)
+        assert lines_of(directory) == [(0, b"a"), (0, b"b")]
+        assert "follow" not in pods.asked[0][1]
+    assert not directory.exists()
+
+
+def test_pods_that_are_gone_are_told_of():
+    told = []
+    with PodOutputs(FakePods({}), told.append) as outputs:
+        assert lines_of(outputs.fetch(JOB, 1)) == []
+    assert told == ["its pods are gone, and their output with them."]

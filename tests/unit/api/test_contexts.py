@@ -1,0 +1,76 @@
+"""Which context counts, and how it is remembered."""
+
+from __future__ import annotations
+
+import pytest
+
+from mlsched.api.contexts import check_context, current_context, open_client, write_current
+from mlsched.config import Paths, load_settings
+from mlsched.errors import ConfigError
+
+KUBECONFIG = """
+current-context: elsewhere
+clusters: [{name: c, cluster: {server: "https://h:1"}}]
+users: [{name: u, user: {token: t}}]
+contexts:
+- {name: prod, context: {cluster: c, user: u, namespace: team}}
+- {name: staging, context: {cluster: c, user: u}}
+"""
+
+
+@pytest.fixture
+def paths(tmp_path, monkeypatch):
+    """A fresh installation with a kubeconfig of two contexts."""
+    (tmp_path / "kubeconfig").write_text(KUBECONFIG)
+    monkeypatch.setenv("KUBECONFIG", str(tmp_path / "kubeconfig"))
+    monkeypatch.setenv("MLSCHED_CONFIG", str(tmp_path / "config.toml"))
+    for name in ("MLSCHED_CONTEXT", "MLSCHED_NAMESPACE", "HTTPS_PROXY", "https_proxy"):
+        monkeypatch.delenv(name, raising=False)
+    return Paths.from_environment()
+
+
+def test_this_machine_is_the_context_of_whoever_names_none(paths):
+    assert current_context(paths) == "local"
+
+
+def test_the_environment_wins_over_config_toml(paths, monkeypatch):
+    write_current(paths.config_file, "prod")
+    assert current_context(paths) == "prod"
+    monkeypatch.setenv("MLSCHED_CONTEXT", "staging")
+    assert current_context(paths) == "staging"
+
+
+def test_the_rest_of_config_toml_stays_as_it_is(paths):
+    rest = '# mine\n[defaults]\nqueue = "night"\n\n[contexts.prod]\nimage = "i:1"\n'
+    paths.config_file.write_text(f'current_context = "a"\n{rest}')
+    write_current(paths.config_file, "prod")
+    assert paths.config_file.read_text() == f'current_context = "prod"\n{rest}'
+    settings = load_settings(paths.config_file)
+    assert (settings.current_context, settings.contexts["prod"].image) == ("prod", "i:1")
+    assert settings.defaults == {"queue": "night"}
+
+
+@pytest.mark.parametrize("name", ["local", "prod", "staging"])
+def test_contexts_of_the_kubeconfig_exist(paths, name):
+    assert check_context(name) == name
+
+
+@pytest.mark.parametrize(
+    ("name", "hint"), [("prd", "'prod'"), ("8", "--cpus 8"), ("xyz", "'staging'")]
+)
+def test_another_context_is_refused_with_what_there_is(paths, name, hint):
+    with pytest.raises(ConfigError, match="there is no context") as caught:
+        check_context(name)
+    assert hint in caught.value.hint
+
+
+def test_the_namespace_is_that_of_flag_variable_settings_context(paths, monkeypatch):
+    def namespace(context, **given):
+        return open_client(context, paths, **given).namespace
+
+    assert (namespace("prod"), namespace("staging")) == ("team", "default")
+    paths.config_file.write_text('[contexts.prod]\nnamespace = "mine"\n')
+    assert namespace("prod") == "mine"
+    monkeypatch.setenv("MLSCHED_NAMESPACE", "theirs")
+    assert namespace("prod") == "theirs"
+    assert namespace("prod", namespace="given") == "given"
