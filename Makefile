@@ -7,7 +7,7 @@ STAMP := .venv/.ready
 TESTS ?= tests
 JOBS ?= $(shell nproc 2>/dev/null || echo 2)
 
-.PHONY: help setup demo check controlplane test bench docs lock clean
+.PHONY: help setup demo check controlplane test bench docs chart lock clean
 .DEFAULT_GOAL := help
 
 help:  ## Say what each target does
@@ -40,6 +40,10 @@ bench: $(STAMP)  ## Measure what docs/performance.md tells
 
 docs: $(STAMP)  ## Write what is generated: JSON Schema, field tables, diagrams
 	$(BIN)/python -m mlsched.specs.schema > docs/schema/mljob.v1alpha1.json
+
+chart: $(STAMP)  ## Complete the Helm chart in deploy/helm/mlsched with the CRDs
+	@mkdir -p deploy/helm/mlsched/files
+	$(BIN)/mlsched controller crds > deploy/helm/mlsched/files/crds.yaml
 
 lock: $(STAMP)  ## Renew the locked requirements from pyproject.toml
 	$(BIN)/uv pip compile --universal --generate-hashes --python-version 3.11 --no-header \
