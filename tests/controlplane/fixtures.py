@@ -15,6 +15,7 @@ import pytest
 from tests.controlplane.fake_nodes import Kwok
 from tests.controlplane.nodes import Nodes
 from tests.controlplane.planes import ControlPlane
+from tests.controlplane.rigs import Rig, rigged
 
 _COUNTER = itertools.count(1)
 
@@ -56,3 +57,10 @@ def new_namespace() -> Iterator[Callable[[ControlPlane], str]]:
     yield make
     for where, name in made:
         where.api("DELETE", f"/api/v1/namespaces/{name}")
+
+
+@pytest.fixture(scope="session")
+def rig() -> Iterator[Rig]:
+    """A control plane on four fake nodes behind a proxy that breaks things, with its judge."""
+    with rigged() as ready:
+        yield ready

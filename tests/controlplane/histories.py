@@ -40,6 +40,7 @@ class PodLife:
     bound: int = NEVER
     bound_s: float = 0.0
     deleting: int = NEVER
+    deleting_s: float = 0.0
     over: int = NEVER
     over_s: float = 0.0
     phase: str = "Pending"
@@ -145,7 +146,7 @@ def _note_pod(history: History, change: Change, value: Json) -> None:
         pod.nodes.append(node)
         pod.node, pod.bound, pod.bound_s = node, change.revision, change.at_s
     if value["metadata"].get("deletionTimestamp") and pod.deleting == NEVER:
-        pod.deleting = change.revision
+        pod.deleting, pod.deleting_s = change.revision, change.at_s
     status = value.get("status", {})
     pod.phase, pod.reason = status.get("phase", "Pending"), status.get("reason", "")
     if pod.phase in OVER and pod.over == NEVER:

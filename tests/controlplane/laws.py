@@ -15,6 +15,9 @@ from tests.controlplane.histories import ENDED, NEVER, History, JobLife, PodLife
 
 LEAK_S_MAX = 10.0
 """A pod of a job that has ended must have ended by then."""
+LATE_S_MAX = 3.0
+"""A pod that a late request has made, which nothing could know of, must be on its way out by then.
+Such a pod is forgiven where a test lets requests arrive after their sender has lost its lease."""
 PARTIAL_S_MAX = 12.0
 """A gang may be there in part for so long: a lease runs out, a controller starts, requests fail."""
 
@@ -74,6 +77,20 @@ def broken(
         *foreign_breaches(history, gangs or {}),
         *overfull_nodes(history, nodes),
     ]
+
+
+def without_late_pods(history: History) -> History:
+    """The history without pods that no record asked for and that were deleted as soon as seen."""
+    pods = dict(history.pods)
+    for job, index, some in history.units():
+        for pod in some:
+            record = job.at(index, pod.created)
+            is_asked = record is not None and record.attempt == pod.attempt
+            if is_asked and record is not None and record.state not in ENDED:
+                continue
+            if pod.deleting != NEVER and pod.deleting_s - pod.created_s < LATE_S_MAX:
+                del pods[pod.uid]
+    return History(pods, history.jobs)
 
 
 def double_starts(history: History) -> Iterator[str]:

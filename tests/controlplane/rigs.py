@@ -46,6 +46,14 @@ class Rig:
         self._numbers = itertools.count(1)
         self._controllers = itertools.count(1)
 
+    def leader(self) -> int:
+        """Process id of the controller that holds the lease; 0 when nobody does."""
+        path = "/apis/coordination.k8s.io/v1/namespaces/default/leases/mlsched-controller"
+        if not self.plane.exists(path):
+            return 0
+        holder = self.plane.api("GET", path)["spec"].get("holderIdentity") or ""
+        return int(holder.rsplit("_", 2)[-2]) if holder else 0
+
     def controller(self, kubeconfig: Path | None = None) -> Controller:
         """A controller that is not started yet; through the proxy unless another is named."""
         name = f"controller-{next(self._controllers)}"
@@ -59,25 +67,31 @@ class Rig:
         """What has happened in a namespace until now."""
         return read_history(self.journal.history(namespace, self.journal.revision()))
 
+    def is_quiet(self, namespace: str) -> bool:
+        """Whether all jobs and pods of a namespace have ended."""
+        return has_settled(self.history(namespace))
+
     def run(
         self,
         work: Workload,
         tend: Callable[[], None],
         *,
         disturb_s: float = 0.4,
-        seconds: float = END_S_MAX,
+        awaited: str = "",
     ) -> list[str]:
         """Create a workload, disturb it after a while, wait until all has ended; the breaches.
 
         Args:
             tend: Called all the time: restarts controllers.
+            disturb_s: How long that while is at most.
+            awaited: A job; it is over as soon as this one runs.
         """
         for path, body in work.bodies:
             _patiently(partial(self.plane.api, "POST", path, body))
-        self.wait(lambda: False, tend, disturb_s)
+        self.wait(lambda: runs(self.history(work.namespace), awaited), tend, disturb_s)
         for path, what in work.later:
             _patiently(partial(disturb, self.plane, path, what))
-        self.wait(lambda: has_settled(self.history(work.namespace)), tend, seconds)
+        self.wait(lambda: self.is_quiet(work.namespace), tend, END_S_MAX)
         return broken(self.history(work.namespace), work.expected, self.nodes, work.gangs)
 
     def wait(self, probe: Callable[[], bool], tend: Callable[[], None], seconds: float) -> None:
@@ -97,6 +111,12 @@ class Rig:
         ):
             self.plane.api("DELETE", path)
         self.plane.api("DELETE", f"/api/v1/namespaces/{namespace}")
+
+
+def runs(history: History, name: str) -> bool:
+    """Whether a job has been running."""
+    jobs = [job for job in history.jobs.values() if job.name == name]
+    return any(one.state == "RUNNING" for job in jobs for one in job.records.get("", ()))
 
 
 def has_settled(history: History) -> bool:

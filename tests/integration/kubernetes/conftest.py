@@ -8,10 +8,10 @@ import pytest
 
 from tests.controlplane import controllers
 from tests.controlplane.fake_nodes import Kwok
-from tests.controlplane.fixtures import kwok_plane, new_namespace, plane, real_nodes
+from tests.controlplane.fixtures import kwok_plane, new_namespace, plane, real_nodes, rig
 from tests.controlplane.nodes import Nodes
 
-__all__ = ["kwok_plane", "new_namespace", "plane", "real_nodes"]
+__all__ = ["kwok_plane", "new_namespace", "plane", "real_nodes", "rig"]
 
 
 @pytest.fixture(scope="session")
