@@ -1,27 +1,31 @@
 """CustomResourceDefinitions of MLJob, MLQueue and GPUNode, made from the model. Pure.
 
-What ``mlsched submit FILE`` takes on one machine is what ``kubectl apply`` takes: a field that may
-be written in several forms is left to the controller where a structural schema cannot say them.
-Source: the rules for structural schemas in Kubernetes' documentation of CRDs.
+What ``mlsched submit FILE`` takes on one machine is what ``kubectl apply`` takes. Rules over
+several fields stand here where an API server can check them; `limits.validate_spec` has them all.
 """
 
 from __future__ import annotations
 
-from typing import Any
-
-import msgspec
-
 from mlsched.model.inventory import Inventory
 from mlsched.model.specs import API_VERSION
-from mlsched.specs.fields import FIELDS
-from mlsched.specs.limits import NAME_CHARACTERS_MAX
+from mlsched.specs.fields import FIELDS, Field
+from mlsched.specs.limits import (
+    AFTER_MAX,
+    ARGUMENT_BYTES_MAX,
+    EXEC_BYTES_MAX,
+    NAME_CHARACTERS_MAX,
+    SCRIPT_BYTES_MAX,
+    TOLERATIONS_MAX,
+)
 from mlsched.specs.statuses import JobStatus
+from mlsched.specs.structural import Schema, of_json_schema, of_struct
 
-Schema = dict[str, Any]
+QUEUES_MAX = 64
+WORDS_MAX = 65_536
+ENTRIES_MAX = 16_384
+"""Of a map. Source: a variable takes 32 bytes or more of the 512 KiB that `limits` leaves."""
 
 GROUP, _, VERSION = API_VERSION.partition("/")
-_COPIED = ("description", "minimum", "maximum", "pattern", "enum", "minItems", "maxLength")
-_ANY: Schema = {"x-kubernetes-preserve-unknown-fields": True}
 _NAME_RULE = {
     "rule": "self.metadata.name.matches('^[a-z0-9]([-a-z0-9]*[a-z0-9])?$')"
     f" && size(self.metadata.name) <= {NAME_CHARACTERS_MAX}",
@@ -32,79 +36,70 @@ _FIXED_RULE = {
     "rule": "self == oldSelf",
     "message": "the spec of a job cannot be changed: submit another one ('mlsched retry --set')",
 }
+_MEMORY = ("memoryPerNode", "memoryPerCpu", "memoryPerGpu")
+_SPEC_RULES = [
+    _FIXED_RULE,
+    {
+        "rule": "!has(self.script) || self.script == '' || self.script.startsWith('#!')",
+        "message": "the script has no shebang: its first line must begin with '#!'",
+        "fieldPath": ".script",
+    },
+    {
+        "rule": "!(has(self.timeLimit) && has(self.timeLimitSeconds))",
+        "message": "timeLimit and timeLimitSeconds say the same: keep one",
+    },
+    {
+        "rule": " + ".join(f"(has(self.{name}) ? 1 : 0)" for name in _MEMORY) + " <= 1",
+        "message": f"{', '.join(_MEMORY)} exclude each other: keep one of them",
+    },
+    {
+        "rule": "!has(self.mig) || !self.mig || (has(self.gpuModel) && self.gpuModel != '')",
+        "message": "mig needs the profile in gpuModel, such as 1g.10gb",
+        "fieldPath": ".mig",
+    },
+    {
+        "rule": "!has(self.gpus) || !has(self.gpusPerNode) || self.gpus == 0 ||"
+        " self.gpusPerNode == 0 ||"
+        " self.gpus == self.gpusPerNode * (has(self.nodes) ? self.nodes : 1)",
+        "message": "gpus is not gpusPerNode x nodes: leave one out",
+        "fieldPath": ".gpus",
+    },
+]
+_PROGRAMS: list[Schema] = [
+    {"required": ["command"]},
+    {"required": ["script"], "properties": {"script": {"minLength": 1}}},
+]
+"""One of the two; CEL does not see ``command``, which has no single type."""
 
+_BOUNDS: dict[str, Schema] = {
+    "command": {"maxLength": EXEC_BYTES_MAX, "maxItems": WORDS_MAX},
+    "script": {"maxLength": SCRIPT_BYTES_MAX},
+    "args": {"maxItems": WORDS_MAX},
+    "env": {"maxProperties": ENTRIES_MAX},
+    "workdir": {"maxLength": 4_095},
+    "output": {"maxLength": 4_095},
+    "image": {"maxLength": 512},
+    "layer": {"maxLength": 63},
+    "nodeSelector": {"maxProperties": ENTRIES_MAX},
+    "tolerations": {"maxItems": TOLERATIONS_MAX},
+    "gpuModel": {"maxLength": 128},
+    "constraint": {"maxLength": 128},
+    "queue": {"minLength": 1, "maxLength": 63},
+    "queues": {"maxItems": QUEUES_MAX},
+    "timeLimit": {"maxLength": 64},
+    "after": {"maxItems": AFTER_MAX},
+    "labels": {"maxProperties": ENTRIES_MAX},
+}
+"""So that an API server can tell what a rule costs at most; never below what `limits` takes."""
 
-def to_structural(schema: Schema) -> Schema:
-    """A structural schema that takes at least what a JSON Schema takes.
-
-    Alternatives of whole numbers and text become int-or-string; all others are left open.
-    """
-    described = {key: schema[key] for key in _COPIED if key in schema}
-    branches = schema.get("oneOf") or schema.get("anyOf")
-    if branches:
-        real = [one for one in branches if one.get("type") != "null"]
-        nullable = {"nullable": True} if len(real) < len(branches) else {}
-        if len(real) == 1:
-            return {**to_structural(real[0]), **described, **nullable}
-        return {**described, **_alternatives(real), **nullable}
-    kind = schema.get("type") or ("string" if "enum" in schema or "const" in schema else "")
-    if kind == "object":
-        return described | _object(schema)
-    if kind == "array":
-        return {"type": "array", "items": to_structural(schema.get("items", {}))} | described
-    return {**described, "type": kind} if kind else described | _ANY
-
-
-def _alternatives(branches: list[Schema]) -> Schema:
-    kinds = {
-        one.get("type", "string" if "enum" in one or "const" in one else "") for one in branches
-    }
-    if kinds == {"string"}:
-        return {"type": "string"}
-    if kinds == {"integer", "string"}:
-        return {
-            "anyOf": [{"type": "integer"}, {"type": "string"}],
-            "x-kubernetes-int-or-string": True,
-        }
-    return dict(_ANY)
-
-
-def _object(schema: Schema) -> Schema:
-    made: Schema = {"type": "object"}
-    if "properties" in schema:
-        made["properties"] = {
-            name: to_structural(one) for name, one in schema["properties"].items()
-        }
-        if schema.get("required"):
-            made["required"] = schema["required"]
-    elif isinstance(schema.get("additionalProperties"), dict):
-        made["additionalProperties"] = to_structural(schema["additionalProperties"])
-    else:
-        made |= _ANY
-    return made
-
-
-def schema_of(kind: Any) -> Schema:
-    """The structural schema of a msgspec type; what it refers to stands in it."""
-    (schema,), definitions = msgspec.json.schema_components([kind], ref_template="{name}")
-    return to_structural(_resolve(schema, definitions))
-
-
-def _resolve(schema: Any, definitions: dict[str, Schema]) -> Any:
-    """The schema with references replaced by what they stand for; defaults are left out."""
-    if isinstance(schema, list):
-        return [_resolve(one, definitions) for one in schema]
-    if not isinstance(schema, dict):
-        return schema
-    if "$ref" in schema:
-        return _resolve(definitions[schema["$ref"]], definitions)
-    return {
-        key: {name: _resolve(one, definitions) for name, one in value.items()}
-        if key == "properties"
-        else _resolve(value, definitions)
-        for key, value in schema.items()
-        if key not in ("default", "title", "required")
-    }
+_ITEM_BOUNDS: dict[str, Schema] = {
+    "command": {"maxLength": ARGUMENT_BYTES_MAX},
+    "args": {"maxLength": ARGUMENT_BYTES_MAX},
+    "env": {"maxLength": ARGUMENT_BYTES_MAX},
+    "queues": {"minLength": 1, "maxLength": 63},
+    "nodeSelector": {"maxLength": 63},
+    "labels": {"maxLength": 63},
+}
 
 
 def build_job_crd() -> Schema:
@@ -112,9 +107,9 @@ def build_job_crd() -> Schema:
     spec: Schema = {
         "type": "object",
         "description": "What is run and what it needs.",
-        "properties": {field.name: _describe(field.doc, field.schema) for field in FIELDS},
-        "anyOf": [{"required": ["command"]}, {"required": ["script"]}],
-        "x-kubernetes-validations": [_FIXED_RULE],
+        "properties": {field.name: _field_schema(field) for field in FIELDS},
+        "oneOf": _PROGRAMS,
+        "x-kubernetes-validations": _SPEC_RULES,
     }
     columns = [
         ("State", "string", ".status.state", 0),
@@ -123,11 +118,12 @@ def build_job_crd() -> Schema:
         ("Nodes", "string", ".status.nodes", 0),
         ("Queue", "string", ".spec.queue", 1),
         ("Exit", "integer", ".status.exitCode", 1),
+        ("User", "string", r".metadata.annotations.mlsched\.io/user", 1),
         ("Attempt", "integer", ".status.attempt", 1),
         ("Message", "string", ".status.message", 1),
         ("Age", "date", ".metadata.creationTimestamp", 0),
     ]
-    schema = _whole("A job of mlsched.", spec, schema_of(JobStatus), ["spec"])
+    schema = _whole("A job of mlsched.", spec, of_struct(JobStatus), ["spec"])
     schema["x-kubernetes-validations"] = [_NAME_RULE]
     crd = _crd("MLJob", "mljobs", ["mlj"], schema, columns)
     paths = (".status.state", ".spec.queue")
@@ -135,8 +131,12 @@ def build_job_crd() -> Schema:
     return crd
 
 
-def _describe(doc: str, schema: Schema) -> Schema:
-    return {"description": doc.replace("`", ""), **to_structural(schema)}
+def _field_schema(field: Field) -> Schema:
+    schema = of_json_schema(field.schema) | _BOUNDS.get(field.name, {})
+    bounds = _ITEM_BOUNDS.get(field.name, {})
+    for inner in schema.keys() & {"items", "additionalProperties"}:
+        schema[inner] = schema[inner] | bounds
+    return {"description": field.doc.replace("`", ""), **schema}
 
 
 def build_queue_crd() -> Schema:
@@ -163,7 +163,7 @@ def build_node_crd() -> Schema:
     status = {
         "type": "object",
         "properties": {
-            "inventory": schema_of(Inventory),
+            "inventory": of_struct(Inventory),
             "publishedAt": text,
             "bootId": text,
             "summary": {
