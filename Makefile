@@ -48,6 +48,8 @@ chart: $(STAMP)  ## Complete the Helm chart in deploy/helm/mlsched with the CRDs
 lock: $(STAMP)  ## Renew the locked requirements from pyproject.toml
 	$(BIN)/uv pip compile --universal --generate-hashes --python-version 3.11 --no-header \
 	  --no-annotate -q pyproject.toml requirements/dev.in -o requirements/dev.txt
+	$(BIN)/uv pip compile --universal --generate-hashes --python-version 3.11 --no-header \
+	  --no-annotate -q pyproject.toml -o requirements/base.txt
 
 clean:  ## Remove what the other targets made
 	rm -rf .venv .cache .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -128,7 +128,9 @@ class ClusterController:
             image=self._settings.image,
             on_problem=problem,
         )
-        self.orphans = Orphans(self.api, self.actuator.owns, self.mljobs.wants, problem)
+        self.orphans = Orphans(
+            self.api, self.pods.objects, self.actuator.owns, self.mljobs.wants, problem
+        )
         self.gangs = Gangs(self.mljobs.next_seq, self.notices.refuse)
         self.binder = Binder(
             self.api, self.gangs, self._emit, self._recount, self.notices.tell_bound, problem

@@ -7,9 +7,10 @@ after the attempt has ended. Nobody waits for such a pod, and nothing else would
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 
 from mlsched.adapters.kubernetes.apis import Api, ApiError
+from mlsched.adapters.kubernetes.attempts import read_pod
 from mlsched.adapters.kubernetes.objects import Pod
 from mlsched.adapters.kubernetes.persistence import insist
 from mlsched.adapters.kubernetes.tracks import key_of
@@ -20,6 +21,7 @@ class Orphans:
 
     Args:
         api: Where pods are deleted.
+        pods: The newest state of every pod, by key.
         owns: Whether a pod belongs to an attempt that goes on.
         is_wanted: Asks the API server whether the record of its job says so.
         on_problem: Takes one line for the log.
@@ -28,11 +30,13 @@ class Orphans:
     def __init__(
         self,
         api: Api,
+        pods: Mapping[str, Pod],
         owns: Callable[[Pod], bool],
         is_wanted: Callable[[Pod], Awaitable[bool]],
         on_problem: Callable[[str], None] = lambda line: None,
     ) -> None:
         self._api = api
+        self._pods = pods
         self._owns = owns
         self._is_wanted = is_wanted
         self._on_problem = on_problem
@@ -41,8 +45,10 @@ class Orphans:
     def observe(self, pod: Pod) -> None:
         """Take note of a pod; one that nobody wants is deleted."""
         uid = pod.metadata.uid
-        if key_of(pod) is None or pod.is_over or pod.metadata.deletion_timestamp is not None:
+        if key_of(pod) is None or pod.metadata.deletion_timestamp is not None:
             return
+        if read_pod(pod).is_over:
+            return  # ended, perhaps before its phase says so: it is kept for its logs
         if uid not in self._tasks and not self._owns(pod):
             task = asyncio.get_running_loop().create_task(self._delete(pod))
             self._tasks[uid] = task
@@ -59,6 +65,9 @@ class Orphans:
         if await self._is_wanted(pod) or self._owns(pod):
             return
         metadata = pod.metadata
+        newest = self._pods.get(metadata.key)
+        if newest is None or newest.metadata.uid != metadata.uid or read_pod(newest).is_over:
+            return
         self._on_problem(f"pod {metadata.key} is deleted: no record asks for it")
         path = f"/api/v1/namespaces/{metadata.namespace}/pods/{metadata.name}"
         try:

@@ -10,6 +10,7 @@ from tests.controlplane import controllers
 from tests.controlplane.fake_nodes import Kwok
 from tests.controlplane.fixtures import kwok_plane, new_namespace, plane, real_nodes, rig
 from tests.controlplane.nodes import Nodes
+from tests.controlplane.planes import ControlPlane
 
 __all__ = ["kwok_plane", "new_namespace", "plane", "real_nodes", "rig"]
 
@@ -27,11 +28,13 @@ def scheduled_nodes(real_nodes: Nodes) -> Iterator[Nodes]:
 
 
 @pytest.fixture(scope="session")
-def scheduled_kwok(kwok_plane: Kwok) -> Iterator[Kwok]:
-    """Eight fake nodes with GPUs and two of layer data, scheduled by mlsched."""
-    kwok_plane.add_nodes(8, gpus=8)
-    kwok_plane.add_nodes(2, gpus=0, labels={"mlsched.io/layer": "data"}, prefix="data-")
-    controllers.install(kwok_plane.plane)
-    controller = controllers.start(kwok_plane.plane)
-    yield kwok_plane
-    assert controller.stop(10) == 0, controller.tail()
+def scheduled_kwok() -> Iterator[Kwok]:
+    """Eight fake nodes with GPUs and two of layer data on a plane of their own, scheduled."""
+    with ControlPlane(controller_manager=True, lifted=True) as started:
+        kwok = Kwok(started)
+        kwok.add_nodes(8, gpus=8)
+        kwok.add_nodes(2, gpus=0, labels={"mlsched.io/layer": "data"}, prefix="data-")
+        controllers.install(started)
+        controller = controllers.start(started)
+        yield kwok
+        assert controller.stop(10) == 0, controller.tail()

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from tests.controlplane.controllers import Controller
 from tests.controlplane.proxies import Write
 from tests.controlplane.rigs import Rig
+from tests.controlplane.spawned import Controller
 from tests.controlplane.workloads import small
 
 pytestmark = [pytest.mark.needs_controlplane, pytest.mark.slow, pytest.mark.timeout(300)]

@@ -8,9 +8,9 @@ import time
 
 import pytest
 
-from tests.controlplane.controllers import Controller
 from tests.controlplane.proxies import NONE, RandomFaults
 from tests.controlplane.rigs import Rig
+from tests.controlplane.spawned import Controller
 from tests.controlplane.workloads import mixed
 
 pytestmark = [pytest.mark.needs_controlplane, pytest.mark.slow, pytest.mark.timeout(400)]

@@ -215,6 +215,7 @@ def test_a_pod_that_would_be_placed_wrongly_is_told_so(jobs: Jobs, until: Until)
     jobs.plane.api("DELETE", f"{jobs.pods_path}/spread")
 
 
+@pytest.mark.timeout(400)
 def test_two_hundred_nodes_run_five_hundred_mixed_jobs_to_their_ends(until: Until) -> None:
     with ControlPlane(controller_manager=True, lifted=True) as plane:
         kwok = Kwok(plane)
@@ -225,7 +226,7 @@ def test_two_hundred_nodes_run_five_hundred_mixed_jobs_to_their_ends(until: Unti
         path = jobs.path
         plane.create_all(path, [_mixed(index) for index in range(500)])
         others = f"{path}?fieldSelector=status.state%21%3DSUCCEEDED&limit=1"
-        until(lambda: not plane.api("GET", others)["items"], 110)
+        until(lambda: not plane.api("GET", others)["items"], 300)
         groups = sum(_mixed(index)["spec"]["nodes"] for index in range(500))
         assert len(jobs.pods()) == groups
         assert set(jobs.states().values()) == {"SUCCEEDED"}
