@@ -7,10 +7,10 @@ import time
 
 import pytest
 
-from tests.controlplane.controllers import LEASE_S, Controller
 from tests.controlplane.laws import broken, without_late_pods
 from tests.controlplane.proxies import NONE, Fault, Request, Write
 from tests.controlplane.rigs import Rig
+from tests.controlplane.spawned import LEASE_S, Controller
 from tests.controlplane.workloads import small
 
 pytestmark = [pytest.mark.needs_controlplane, pytest.mark.slow, pytest.mark.timeout(300)]
