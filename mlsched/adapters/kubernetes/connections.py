@@ -1,6 +1,6 @@
 """Requests to one API server from programs that block: the command line and the Python API.
 
-One kept connection a thread for requests, one of its own for each watch and each followed log. Uses
+Kept connections for requests, one of its own for each watch and each followed log. Uses
 `http.client` alone, which imports in a tenth of the time of aiohttp. Knows nothing of what the
 objects mean.
 """
@@ -12,8 +12,10 @@ import http.client
 import socket
 import ssl
 import threading
+import weakref
 from collections.abc import Iterator, Mapping
 from functools import cached_property
+from typing import Self
 from urllib.parse import urlencode, urlsplit
 
 from mlsched.adapters.kubernetes.configs import Access
@@ -41,7 +43,9 @@ class Connections:
     def __init__(self, access: Access) -> None:
         self.access = access
         self._url = urlsplit(access.server)
-        self._kept = threading.local()
+        self._kept: list[http.client.HTTPConnection] = []
+        self._lock = threading.Lock()
+        weakref.finalize(self, _close_all, self._kept)
 
     @cached_property
     def _tls(self) -> ssl.SSLContext | None:
@@ -99,7 +103,8 @@ class Connections:
 
     def _request(self, method: str, path: str, body: bytes | None = None, kind: str = "") -> bytes:
         """One request; once more where a kept connection was closed before it was answered."""
-        kept: http.client.HTTPConnection | None = getattr(self._kept, "line", None)
+        with self._lock:
+            kept = self._kept.pop() if self._kept else None
         if kept is not None:
             with contextlib.suppress(*_BROKEN):
                 return self._ask(kept, method, path, body, kind)
@@ -116,7 +121,6 @@ class Connections:
         body: bytes | None,
         kind: str,
     ) -> bytes:
-        self._kept.line = None
         headers = self._headers() | ({"Content-Type": kind} if kind else {})
         try:
             line.request(method, self._url.path + path, body, headers)
@@ -125,7 +129,8 @@ class Connections:
         except BaseException:
             line.close()
             raise
-        self._kept.line = line
+        with self._lock:
+            self._kept.append(line)
         if answer.status >= 400:
             raise read_error(answer.status, found, answer.headers.get("Retry-After"))
         return found
@@ -157,7 +162,10 @@ class Connections:
 
 
 class Flow:
-    """An answer that goes on; `close` may be called from another thread and ends its reading."""
+    """An answer that goes on: read it in a ``with`` block, which releases the connection.
+
+    `close` ends its reading and may be called from another thread.
+    """
 
     def __init__(
         self,
@@ -176,8 +184,16 @@ class Flow:
         with contextlib.suppress(OSError):
             self._socket.shutdown(socket.SHUT_RDWR)
 
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._answer.close()
+        self._line.close()
+        self._socket.close()
+
     def chunks(self) -> Iterator[bytes]:
-        """Bytes as they come, to the end of the answer; then everything is released.
+        """Bytes as they come, to the end of the answer.
 
         Raises:
             NoAnswerError: the connection broke, or was silent for too long.
@@ -187,9 +203,6 @@ class Flow:
                 yield data
         except (*_BROKEN, ValueError) as error:
             raise _no_answer("GET", self._path, error) from error
-        finally:
-            self._answer.close()
-            self._line.close()
 
     def lines(self) -> Iterator[bytes]:
         """Lines of any length; a last one without a newline was cut and is dropped.
@@ -202,6 +215,11 @@ class Flow:
             lines = (rest + chunk).split(b"\n")
             rest = lines.pop()
             yield from lines
+
+
+def _close_all(lines: list[http.client.HTTPConnection]) -> None:
+    for line in lines:
+        line.close()
 
 
 def _with(path: str, params: Params | None) -> str:

@@ -7,7 +7,6 @@ private and is removed at the end.
 
 from __future__ import annotations
 
-import contextlib
 import re
 import shutil
 import tempfile
@@ -319,10 +318,10 @@ class ContainerMirror:
         if self._lines.since:
             params["sinceTime"] = self._lines.since
         self._flow = self._connections.follow(f"{self._pod_path}/log", params)
-        with contextlib.closing(self._flow):
+        with self._flow as flow:
             if self._closed.is_set():
                 return
-            for chunk in self._flow.chunks():
+            for chunk in flow.chunks():
                 write(self._lines.feed(chunk))
 
 

@@ -6,7 +6,6 @@ look at other things meanwhile and Ctrl-C is noticed at once.
 
 from __future__ import annotations
 
-import contextlib
 import queue
 import threading
 import time
@@ -259,8 +258,8 @@ class WatchStream(Closing):
         self._heard_s = time.monotonic()
         if self._closed.is_set():
             self._flow.close()
-        with contextlib.closing(self._flow):
-            for line in self._flow.lines():
+        with self._flow as flow:
+            for line in flow.lines():
                 self._take(line)
                 self._heard_s = time.monotonic()
                 if self._changes.is_over:

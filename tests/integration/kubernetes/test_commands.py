@@ -57,7 +57,7 @@ class Commands:
 
     def json(self, *words: str, **given: Any) -> Any:
         """The same with ``-o json``, decoded."""
-        return json.loads(self.run(*words, "-o", "json", **given))
+        return json.loads(self.run(words[0], "-o", "json", *words[1:], **given))
 
 
 @pytest.fixture

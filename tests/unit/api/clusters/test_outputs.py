@@ -26,6 +26,12 @@ class FakeFlow:
                 raise piece
             yield piece
 
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        """Nothing is held."""
+
     def close(self):
         """Nothing is held."""
 
