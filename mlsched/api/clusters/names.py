@@ -78,7 +78,7 @@ def _short(base: str) -> str:
 
 
 def local_dependency(dependency: Dependency, namespace: str) -> Dependency:
-    """A dependency as an MLJob has it: ``NAME``, or ``NAME.INDEX``, of its own namespace.
+    """A dependency as an MLJob has it: ``NAME``, or ``NAME[INDEX]``, of its own namespace.
 
     Raises:
         SpecError: it names no job, or one of another namespace.
@@ -92,5 +92,5 @@ def local_dependency(dependency: Dependency, namespace: str) -> Dependency:
             f"{namespace}.",
             "Jobs wait for jobs of their own namespace.",
         )
-    name = found.name if found.index is None else f"{found.name}.{found.index}"
+    name = found.name if found.index is None else f"{found.name}[{found.index}]"
     return Dependency(name, dependency.condition)

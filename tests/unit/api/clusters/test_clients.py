@@ -83,11 +83,11 @@ def test_what_cannot_run_in_containers_is_refused_before_it_is_sent(served, subm
     assert all(method == "GET" for method, _ in served[1].requests)
 
 
-def test_dependencies_are_written_by_id(served, submit):
+def test_dependencies_are_written_by_name(served, submit):
     served[1].put(mljob("first", spec={"array": "0-2"}))
-    name = submit(after=["first[1]:any"])["jobs"][0]["name"]
+    name = submit(after=["first.1:any"])["jobs"][0]["name"]
     (after,) = served[1].objects[f"{JOBS}/{name}"]["spec"]["after"]
-    assert after == {"job": "first.1", "condition": "any"}
+    assert after == {"job": "first[1]", "condition": "any"}
 
 
 def test_one_element_is_found_by_each_of_its_names(served):

@@ -76,8 +76,8 @@ def test_names_by_key_never_meet_names_by_chance():
     assert re.fullmatch(r"train-\w{5}", invent_name("train", random.Random(1)))
 
 
-def test_dependencies_are_written_as_ids_of_their_namespace():
-    assert local_dependency(Dependency("a[3]", "any"), "team") == Dependency("a.3", "any")
+def test_dependencies_are_written_as_names_of_their_namespace():
+    assert local_dependency(Dependency("team/a.3", "any"), "team") == Dependency("a[3]", "any")
     assert local_dependency(Dependency("team/a"), "team") == Dependency("a")
 
 
