@@ -33,9 +33,11 @@ class Rig:
     """One plane with four nodes, and all that watches and breaks it."""
 
     def __init__(
-        self, plane: ControlPlane, journal: Journal, proxy: FaultProxy, spawner: Spawner
+        self, kwok: Kwok, journal: Journal, proxy: FaultProxy, spawner: Spawner
     ) -> None:
+        plane = kwok.plane
         self.plane = plane
+        self.kwok = kwok
         self.journal = journal
         self.proxy = proxy
         self.spawner = spawner
@@ -58,6 +60,17 @@ class Rig:
         """A controller that is not started yet; through the proxy unless another is named."""
         name = f"controller-{next(self._controllers)}"
         return Controller(self.spawner, kubeconfig or self.kubeconfig, name)
+
+    def restart_apiserver(self, between: Callable[[], object] = lambda: None) -> None:
+        """End the API server by SIGKILL, do something, start it again.
+
+        So is KWOK, which after several restarts waits for half a minute before it tries again.
+        """
+        self.plane.stop_apiserver()
+        between()
+        self.plane.start_apiserver()
+        self.kwok.process.stop()
+        self.kwok = Kwok(self.plane)
 
     def new_namespace(self) -> str:
         """A namespace for one run."""
@@ -167,6 +180,6 @@ def rigged() -> Iterator[Rig]:
             FaultProxy(plane.address, plane.ca_file) as proxy,
             Spawner(plane.directory) as spawner,
         ):
-            rig = Rig(plane, journal, proxy, spawner)
+            rig = Rig(kwok, journal, proxy, spawner)
             rig.nodes = dict.fromkeys(names, SIZE)
             yield rig
