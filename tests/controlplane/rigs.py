@@ -32,9 +32,7 @@ DEFINITIONS = "/apis/apiextensions.k8s.io/v1/customresourcedefinitions"
 class Rig:
     """One plane with four nodes, and all that watches and breaks it."""
 
-    def __init__(
-        self, kwok: Kwok, journal: Journal, proxy: FaultProxy, spawner: Spawner
-    ) -> None:
+    def __init__(self, kwok: Kwok, journal: Journal, proxy: FaultProxy, spawner: Spawner) -> None:
         plane = kwok.plane
         self.plane = plane
         self.kwok = kwok

@@ -68,6 +68,15 @@ def group_of(pod: Pod, pod_groups: dict[str, PodGroup]) -> Group:
     return Group(f"pod {metadata.key} {metadata.uid}", 1)
 
 
+def _has_done_its_part(pod: Pod, group: Group) -> bool:
+    """Whether a pod that has ended still counts as placed.
+
+    One that succeeded does: its gang may have been cut off in the middle of its binding, and the
+    others wait. One that failed does not: what replaces it comes with a whole gang.
+    """
+    return group.min_count > 1 and pod.status.phase == "Succeeded" and bool(pod.spec.node_name)
+
+
 class Gang:
     """What is known of one group."""
 
@@ -109,10 +118,13 @@ class Gangs:
         if pod is None or pod.spec.scheduler_name != SCHEDULER_NAME:
             return
         key = pod.metadata.key
-        if after is None or after.is_over or after.metadata.deletion_timestamp is not None:
+        if after is None or after.metadata.deletion_timestamp is not None:
             self._forget(pod)
             return
         group = group_of(after, self.pod_groups)
+        if after.is_over and not _has_done_its_part(after, group):
+            self._forget(pod)
+            return
         known = self._by_pod.get(key)
         if known is not None and known != group.key:
             self._forget(pod)

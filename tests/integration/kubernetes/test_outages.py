@@ -57,7 +57,7 @@ def test_etcd_forgets_the_version_that_a_watch_goes_on_from(rig: Rig) -> None:
 
 @pytest.mark.parametrize("kind", ["pods", "mljobs", "nodes"])
 def test_a_watch_goes_half_open(rig: Rig, kind: str) -> None:
-    """Three watches of a kind are silent after some events; what they hide is found all the same."""
+    """Three watches of a kind fall silent; what they hide is found all the same."""
     watches = 0
 
     def choose(request: Request) -> Fault:

@@ -20,6 +20,7 @@ from mlsched.adapters.kubernetes.gangs import (
 )
 from mlsched.adapters.kubernetes.objects import Pod, PodGroup
 from mlsched.model.events import JobSubmitted, JobWithdrawn
+from mlsched.model.specs import PRIORITY_MAX
 
 
 class Told:
@@ -164,3 +165,64 @@ def test_a_gang_that_is_being_bound_counts_as_placed_until_it_is_over() -> None:
     told.gangs.conclude(event.job.id)
     assert not told.gangs.owns(member)
     assert told.gangs.flush() == []
+
+
+def kueue_pod(name: str, size: int, **more: Any) -> Pod:
+    annotations = {KUEUE_COUNT: str(size)}
+    return pod(name, labels={KUEUE_GROUP: "g"}, annotations=annotations, **more)
+
+
+def over(name: str, size: int, phase: str) -> Pod:
+    ended = kueue_pod(name, size, nodeName="node-a")
+    ended.status.phase = phase
+    return ended
+
+
+def test_the_rest_of_a_gang_is_placed_when_a_member_has_succeeded_meanwhile() -> None:
+    told = Told()
+    told.gangs.observe(None, over("a", 2, "Succeeded"))
+    told.gangs.observe(None, kueue_pod("b", 2))
+    [event] = told.submitted()
+    assert event.job.spec.nodes == 1
+
+
+def test_a_member_that_failed_does_not_stand_for_the_one_that_replaces_it() -> None:
+    told = Told()
+    told.gangs.observe(None, over("a", 2, "Failed"))
+    told.gangs.observe(None, kueue_pod("b", 2))
+    assert told.submitted() == []
+
+
+def test_a_gang_that_is_there_in_part_goes_before_all_others() -> None:
+    told = Told()
+    told.gangs.observe(None, kueue_pod("a", 2, nodeName="node-a"))
+    told.gangs.observe(None, kueue_pod("b", 2))
+    [event] = told.submitted()
+    assert event.job.spec.priority == PRIORITY_MAX
+
+
+def test_a_gang_that_was_not_bound_keeps_its_job() -> None:
+    told = Told()
+    for name in ("a", "b"):
+        told.gangs.observe(None, kueue_pod(name, 2))
+    [event] = told.submitted()
+    assert len(told.gangs.begin(event.job.id)) == 2
+    told.gangs.relinquish(event.job.id)
+    assert told.gangs.flush() == []
+    assert len(told.gangs.begin(event.job.id)) == 2
+
+
+def test_what_is_left_of_a_gang_that_was_bound_in_part_becomes_another_job() -> None:
+    told = Told()
+    for name in ("a", "b"):
+        told.gangs.observe(None, kueue_pod(name, 2))
+    [event] = told.submitted()
+    told.gangs.begin(event.job.id)
+    told.gangs.observe(None, kueue_pod("a", 2, nodeName="node-a"))
+    assert told.gangs.has_settled(event.job.id, {"n/b"})
+    assert not told.gangs.has_settled(event.job.id)
+    told.gangs.relinquish(event.job.id)
+    withdrawn, submitted = told.gangs.flush()
+    assert withdrawn == JobWithdrawn(event.job.id)
+    assert isinstance(submitted, JobSubmitted)
+    assert submitted.job.spec.nodes == 1
