@@ -1,0 +1,56 @@
+"""What the controller of a cluster tells of its nodes, in the same step as what ends on them."""
+
+from __future__ import annotations
+
+from mlsched.model.events import AttemptEnded, JobRestored
+from mlsched.model.jobs import EndCause, GroupPlacement, Job, JobState, Outcome
+from mlsched.model.nodes import Device, Node
+from mlsched.model.specs import JobSpec
+from mlsched.server.clusters import ClusterController, ClusterSettings
+
+SLOT = "node-a/gpu-0"
+
+
+def make_controller() -> ClusterController:
+    return ClusterController(None, ClusterSettings())  # type: ignore[arg-type] - asks nobody
+
+
+def placed(name: str, slot: str) -> Job:
+    return Job(
+        id=name,
+        name=name,
+        seq=1,
+        spec=JobSpec(command=("x",)),
+        submitted_at_ms=0,
+        state=JobState.RUNNING,
+        attempt=1,
+        placements=(GroupPlacement("node-a", 0, 0, (slot,)),),
+    )
+
+
+def take(controller: ClusterController, job: Job) -> None:
+    controller.controller.ledger.observe(Node("node-a", 8000, 0, (Device(SLOT, "H100", 0),)))
+    controller.controller.jobs[job.id] = job
+    controller.controller.ledger.take(job.id, job.placements)
+
+
+def test_a_slot_whose_job_ends_in_the_same_step_is_not_held() -> None:
+    controller = make_controller()
+    take(controller, placed("n/a", SLOT))
+    end = AttemptEnded("n/a", 1, Outcome(EndCause.EXITED, 0))
+    assert controller._holding_after([])(SLOT)
+    assert not controller._holding_after([end])(SLOT)
+
+
+def test_the_end_of_another_attempt_frees_nothing() -> None:
+    controller = make_controller()
+    take(controller, placed("n/a", SLOT))
+    old = AttemptEnded("n/a", 0, Outcome(EndCause.EXITED, 0))
+    assert controller._holding_after([old])(SLOT)
+
+
+def test_a_slot_of_a_job_that_is_restored_in_the_same_step_is_held() -> None:
+    controller = make_controller()
+    told = JobRestored(placed("n/a", SLOT), {})
+    assert not controller._holding_after([])(SLOT)
+    assert controller._holding_after([told])(SLOT)
