@@ -113,7 +113,8 @@ class Lease:
         while True:
             await asyncio.sleep(self._timing.period_s)
             try:
-                held = await asyncio.wait_for(self._try(), self._timing.deadline_s / 2)
+                async with asyncio.timeout(self._timing.deadline_s / 2):  # wait_for hides cancels
+                    held = await self._try()
             except (ApiError, NoAnswerError, TimeoutError):
                 self.check()
                 continue
