@@ -14,7 +14,7 @@ import pytest
 from hypothesis import HealthCheck, settings
 from xdist.scheduler.loadscope import LoadScopeScheduling
 
-from tests.controlplane import binaries, nodes
+from tests.controlplane import binaries, nodes, ray_clusters
 
 # How long an example takes says more about the machine than about us.
 settings.register_profile(
@@ -28,6 +28,7 @@ GROUPS = (
     "needs_root",
     "needs_controlplane",
     "needs_nodes",
+    "needs_ray",
     "slow",
 )
 ROOT = Path(__file__).parents[1]
@@ -48,6 +49,8 @@ def _missing(marker: str) -> str | None:
         return "mounting file systems and writing cgroups needs root"
     if marker == "needs_controlplane":
         return binaries.missing("etcd", "kube-apiserver", "kube-controller-manager", "kwok")
+    if marker == "needs_ray":
+        return ray_clusters.missing()
     return nodes.missing() if marker == "needs_nodes" else None
 
 

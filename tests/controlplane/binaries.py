@@ -29,6 +29,7 @@ class Part:
         minutes: About how long it takes to build on two cores from nothing.
         tags: Build tags.
         version: Another version than the wrapper module names.
+        data: Folder of the module that is kept beside the programs, under its last name.
     """
 
     name: str
@@ -37,6 +38,7 @@ class Part:
     minutes: float
     tags: str = ""
     version: str = NEWEST
+    data: str = ""
 
     @cached_property
     def pinned(self) -> str:
@@ -77,6 +79,7 @@ class Part:
         for name in ("go.mod", "go.sum"):
             digest.update((MODULES / self.name / name).read_bytes())
         digest.update(repr((self.built, self.flags, sorted(self.programs.items()))).encode())
+        digest.update(self.data.encode())
         return cache() / f"{self.name}-{self.built}-{digest.hexdigest()[:12]}"
 
 
@@ -116,6 +119,7 @@ PARTS = (
         "github.com/ray-project/kuberay/ray-operator",
         {"kuberay": "github.com/ray-project/kuberay/ray-operator"},
         1.5,
+        data="config/crd/bases",
     ),
 )
 """In the order in which they are built: what most tests need comes first."""

@@ -28,9 +28,10 @@ from pathlib import Path
 if __name__ == "__main__":
     sys.path[0] = str(Path(__file__).parents[2])
 
-from tests.controlplane import binaries, images
+from tests.controlplane import binaries, images, ray_images
 from tests.controlplane.binaries import MODULES, PARTS, Part
 
+IMAGES = ("images", "ray-image")
 GO_LEAST = (1, 26)
 ERROR_LINES = 30
 ENVIRONMENT = {"CGO_ENABLED": "0", "GOFLAGS": "-buildvcs=false", "GOWORK": "off"}
@@ -64,8 +65,8 @@ def check_go() -> None:
         raise BuildError(f"expected Go 1.26 or newer, found {said.stdout.strip()}: install it")
 
 
-def run_go(words: Sequence[str | Path], folder: Path) -> None:
-    """Run the go command.
+def run_go(words: Sequence[str | Path], folder: Path) -> str:
+    """Run the go command; what it said.
 
     Raises:
         BuildError: It failed.
@@ -83,6 +84,7 @@ def run_go(words: Sequence[str | Path], folder: Path) -> None:
     if found.returncode:
         said = "\n".join(found.stdout.splitlines()[-ERROR_LINES:])
         raise BuildError(f"go {words[0]} failed in {folder}:\n{said}")
+    return found.stdout
 
 
 def write_older_module(part: Part, folder: Path) -> None:
@@ -95,6 +97,14 @@ def write_older_module(part: Part, folder: Path) -> None:
             lines.append(line.replace(f"v0.{minor_old}", f"v0.{minor_new}"))
     (folder / "go.mod").write_text("\n".join(lines) + "\n", encoding="utf-8")
     run_go(["mod", "tidy"], folder)
+
+
+def copy_data(part: Part, module: Path, out: Path) -> None:
+    """Copy the folder of the Go module that a part's users read besides its programs."""
+    said = run_go(["list", "-m", "-f", "{{.Dir}}", part.module], module)
+    source = Path(said.strip()) / part.data
+    shutil.copytree(source, out / source.name, copy_function=shutil.copyfile)
+    (out / source.name).chmod(0o755)
 
 
 def build(part: Part) -> None:
@@ -114,6 +124,8 @@ def build(part: Part) -> None:
             write_older_module(part, module)
         for name, path in part.programs.items():
             run_go(["build", *part.flags, "-o", new / name, path], module)
+        if part.data:
+            copy_data(part, module, new)
         shutil.rmtree(new / "module", ignore_errors=True)
         new.chmod(0o755)
         new.replace(part.folder)
@@ -121,18 +133,23 @@ def build(part: Part) -> None:
         print(f"{part.name} {part.built}: {took:.0f} s, in {part.folder}", flush=True)
 
 
-def build_images() -> None:
+def build_images(names: Sequence[str]) -> None:
     """Pack the images of the pods; only root can, and nodes need root too."""
     if (reason := images.obstacle()) is not None:
         print(f"images: left out, real nodes cannot run here: {reason}", flush=True)
         return
     with only_one("images"):
-        if images.are_built():
-            return
-        print("images of pods: about 1.5 min ...", flush=True)
-        started = time.monotonic()
-        images.build()
-        print(f"images: {time.monotonic() - started:.0f} s, in {images.folder()}", flush=True)
+        if not images.are_built():
+            print("images of pods: about 1.5 min ...", flush=True)
+            started = time.monotonic()
+            images.build()
+            print(f"images: {time.monotonic() - started:.0f} s, in {images.folder()}", flush=True)
+        if "ray-image" in names and ray_images.missing() is not None:
+            print("image of Ray's pods: about 1.5 min ...", flush=True)
+            started = time.monotonic()
+            ray_images.build()
+            took = time.monotonic() - started
+            print(f"ray-image: {took:.0f} s, in {ray_images.folder()}", flush=True)
 
 
 def chosen_parts(names: Sequence[str], kubernetes: str) -> list[Part]:
@@ -142,12 +159,19 @@ def chosen_parts(names: Sequence[str], kubernetes: str) -> list[Part]:
     return [part for part in PARTS if not names or part.name in names]
 
 
+def chosen_images(names: Sequence[str], kubernetes: str) -> list[str]:
+    """Images to build: those named, all without a name, none with one older API server."""
+    if names or kubernetes:
+        return [name for name in IMAGES if name in names]
+    return list(IMAGES)
+
+
 def main() -> None:
     """The command line."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    known = [part.name for part in PARTS] + ["images"]
+    known = [part.name for part in PARTS] + list(IMAGES)
     parser.add_argument("parts", nargs="*", metavar="PART", help=", ".join(known))
     names = parser.parse_args().parts
     if unknown := set(names) - set(known):
@@ -163,8 +187,8 @@ def main() -> None:
             print(f"To build once, about {total:.0f} min on two cores: {what}", flush=True)
         for part in absent:
             build(part)
-        if "images" in names or not (names or os.environ.get("KUBERNETES")):
-            build_images()
+        if chosen := chosen_images(names, os.environ.get("KUBERNETES", "")):
+            build_images(chosen)
     except (BuildError, OSError, subprocess.SubprocessError) as error:
         sys.exit(f"{error}\nWhat is finished stays: run it again to go on.")
     print(f"All there, {time.monotonic() - started:.0f} s: {binaries.cache()}")

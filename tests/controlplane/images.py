@@ -2,8 +2,8 @@
 
 ``pack("mlsched.io/app:1", Path("app.tar"), [layer(folder)])`` writes an OCI archive that
 containerd imports. The two base images are built once a machine by ``make controlplane``:
-PAUSE, the sandbox's program, and PYTHON, a Debian with python3, pip and certificates, in which any
-user can run python3. Standard library only.
+PAUSE, the sandbox's program, and PYTHON, a Debian with python3, pip, certificates and wget, which
+probes of pods call; any user can run python3 in it. Standard library only.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from tests.controlplane import binaries
 PAUSE = "mlsched.io/pause:1"
 PYTHON = "mlsched.io/python:1"
 SUITE = "bookworm"
-PACKAGES = "python3,python3-pip,ca-certificates"
+PACKAGES = "python3,python3-pip,ca-certificates,wget"
 UNNEEDED = ("usr/share/doc", "usr/share/locale", "usr/share/man", "var/cache/apt", "var/lib/apt")
 """A third of the bytes; nothing that a job reads."""
 
@@ -181,7 +181,7 @@ def build() -> None:
     pack(PAUSE, new / "pause.tar", [packed], ["/pause"])
     root = new / "root"
     words = ["debootstrap", "--variant=minbase", f"--include={PACKAGES}", SUITE, str(root)]
-    _run(words)
+    run(words)
     for name in UNNEEDED:
         shutil.rmtree(root / name, ignore_errors=True)
     packed = layer(root, new / "python-layer.tar")
@@ -191,7 +191,12 @@ def build() -> None:
     new.replace(folder())
 
 
-def _run(words: Sequence[str]) -> None:
+def run(words: Sequence[str]) -> None:
+    """Run a program.
+
+    Raises:
+        OSError: It failed; the message ends with what it said last.
+    """
     found = subprocess.run(
         words, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False
     )
