@@ -18,7 +18,7 @@ from typing import Any
 from msgspec import Struct
 
 from mlsched.adapters.kubernetes.actuators import PodActuator
-from mlsched.adapters.kubernetes.apis import ANSWER_S_MAX, Api, ApiError
+from mlsched.adapters.kubernetes.apis import ANSWER_S_MAX, Api
 from mlsched.adapters.kubernetes.binders import Binder
 from mlsched.adapters.kubernetes.configs import Access
 from mlsched.adapters.kubernetes.gangs import Gangs, is_foreign
@@ -34,7 +34,9 @@ from mlsched.adapters.kubernetes.objects import (
     QueueObject,
 )
 from mlsched.adapters.kubernetes.orphans import Orphans
+from mlsched.adapters.kubernetes.persistence import insist
 from mlsched.adapters.kubernetes.reflectors import SILENCE_S_MAX, Reflector
+from mlsched.adapters.kubernetes.slices import DRIVERS
 from mlsched.adapters.kubernetes.usages import Usages
 from mlsched.errors import MlschedError
 from mlsched.model.events import (
@@ -49,6 +51,7 @@ from mlsched.model.jobs import Job
 from mlsched.model.specs import API_VERSION
 from mlsched.runtime.controller import Controller, RetrySettings
 from mlsched.runtime.driver import Driver
+from mlsched.server.hardware import Hardware
 
 LEASE_NAME = "mlsched-controller"
 BATCH_MAX = 128
@@ -65,6 +68,10 @@ class ClusterSettings(Struct, frozen=True):
     image: str = ""
     """For jobs that name none."""
     layers: tuple[LayerRule, ...] = ()
+    drivers: tuple[str, ...] = DRIVERS
+    """DRA drivers whose devices are GPUs."""
+    device_classes: tuple[tuple[str, str], ...] = ()
+    """Driver and name of its DeviceClass, where they differ."""
     timing: Timing = Timing()
     retry: RetrySettings = RetrySettings()
     silence_s_max: float = SILENCE_S_MAX
@@ -120,12 +127,14 @@ class ClusterController:
             self.api, f"/apis/{API_VERSION}/mlqueues", QueueObject, on_problem=problem
         )
         self.pod_groups = Reflector(self.api, POD_GROUPS, PodGroup, on_problem=problem)
+        self.hardware = Hardware(self.api, self._touch, self._settings.drivers, problem)
         self.actuator = PodActuator(
             self.api,
             self.pods,
             self.mljobs.owner_of,
             self._emit,
             image=self._settings.image,
+            claims=self.hardware.make_claims(self._settings.device_classes),
             on_problem=problem,
         )
         self.orphans = Orphans(
@@ -179,8 +188,9 @@ class ClusterController:
         reflectors: list[Reflector[Any]] = [
             self.nodes, self.pods, self.queues, self.mljobs.reflector
         ]  # fmt: skip
-        if await self._serves_pod_groups():
+        if await insist(lambda: self.api.serves(POD_GROUPS), self._on_problem):
             reflectors.append(self.pod_groups)
+        reflectors += await self.hardware.reflectors()
         for reflector in reflectors:
             reflector.silence_s_max = self._settings.silence_s_max
             self._begin_task(reflector.run())
@@ -219,13 +229,6 @@ class ClusterController:
         self.pods.handle = self._observe_pod
         self.nodes.handle = self._observe_node
 
-    async def _serves_pod_groups(self) -> bool:
-        try:
-            await self.api.get(POD_GROUPS, {"limit": 1})
-        except ApiError:
-            return False
-        return True
-
     async def _until(self, stop: asyncio.Event) -> None:
         stopping = self._begin_task(stop.wait())
         breaking = self._begin_task(self.driver.broken.wait())
@@ -249,6 +252,7 @@ class ClusterController:
         await asyncio.gather(*tasks, return_exceptions=True)
         await self.driver.close()
         await self.actuator.close()
+        self.hardware.close()
         await self.orphans.close()
         await self.mljobs.close()
         await self.notices.close()
@@ -327,8 +331,11 @@ class ClusterController:
     def _count(self, before: Pod | None, after: Pod | None) -> None:
         node = self.usages.observe(before, after)
         if node:
-            self._dirty_nodes[node] = None
-            self._soon()
+            self._touch(node)
+
+    def _touch(self, node: str) -> None:
+        self._dirty_nodes[node] = None
+        self._soon()
 
     def _observe_node(self, before: NodeObject | None, after: NodeObject | None) -> None:
         one = after or before
@@ -368,6 +375,7 @@ class ClusterController:
                 self.usages.of(name),
                 is_held,
                 self._settings.layers,
+                self.hardware.of(name),
             )
         except ValueError as error:
             self._on_problem(f"node {name} is left alone: {error}")

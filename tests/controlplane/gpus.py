@@ -14,6 +14,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from tests.controlplane import images
+from tests.controlplane.controllers import Jobs
 from tests.controlplane.nodes import Node
 from tests.controlplane.plugins import kubelet_apis
 from tests.controlplane.processes import Process
@@ -21,7 +23,26 @@ from tests.fake_nvml import build as fake_nvml
 
 LIBRARY_IN_POD = "/usr/lib/x86_64-linux-gnu/libnvidia-ml.so.1"
 STATE_IN_POD = "/run/fake-nvml"
+LOOK = """
+import ctypes, os, time
+nvml = ctypes.CDLL("libnvidia-ml.so.1")
+assert nvml.nvmlInit_v2() == 0
+for uuid in os.environ["NVIDIA_VISIBLE_DEVICES"].split(","):
+    device = ctypes.c_void_p()
+    assert nvml.nvmlDeviceGetHandleByUUID(uuid.encode(), ctypes.byref(device)) == 0
+    print(uuid, flush=True)
+time.sleep(float(os.environ["STAY_S"]))
+"""
+"""Prints the UUIDs of the GPUs that a pod was given, once its driver has found each of them."""
+
 GPU_NODES = "/apis/mlsched.io/v1alpha1/gpunodes"
+
+
+def look_at_gpus(jobs: Jobs, name: str, gpus: int, stay_s: float = 0, **spec: Any) -> None:
+    """Submit a job that prints the UUIDs of its GPUs, and stays for a while."""
+    small = {"image": images.PYTHON, "cpusPerTask": "100m", "graceSeconds": 1}
+    words = {"command": ["python3", "-c", LOOK], "env": {"STAY_S": str(stay_s)}}
+    jobs.submit(name, gpusPerNode=gpus, **(small | words | spec))
 
 
 class Gpus:

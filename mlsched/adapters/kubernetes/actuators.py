@@ -15,6 +15,7 @@ import msgspec
 from msgspec.structs import replace
 
 from mlsched.adapters.kubernetes.apis import Api, ApiError, NoAnswerError
+from mlsched.adapters.kubernetes.claims import Claims, find_unbound, with_claim
 from mlsched.adapters.kubernetes.objects import Pod
 from mlsched.adapters.kubernetes.persistence import insist
 from mlsched.adapters.kubernetes.pods import (
@@ -49,10 +50,11 @@ class PodActuator:
         find_owner: The MLJob of a job; None when it is gone.
         emit: Takes the events.
         image: For jobs that name none.
+        claims: Starts pods on nodes whose GPUs a DRA driver publishes.
         on_problem: Takes one line for the log.
     """
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - one argument a part that it works with
         self,
         api: Api,
         pods: Reflector[Pod],
@@ -60,6 +62,7 @@ class PodActuator:
         emit: Callable[[Event], None],
         *,
         image: str = "",
+        claims: Claims | None = None,
         on_problem: Callable[[str], None] = lambda line: None,
     ) -> None:
         self._api = api
@@ -67,6 +70,7 @@ class PodActuator:
         self._find_owner = find_owner
         self._emit = emit
         self._image = image
+        self._claims = claims
         self._on_problem = on_problem
         self._tracks: dict[Key, Track] = {}
         self._keys: dict[tuple[str, int], Key] = {}
@@ -81,6 +85,8 @@ class PodActuator:
         track.is_creating = True
         try:
             await self._create(track)
+            if self._claims is not None:
+                await self._claims.start_all(track, self._pods)
         finally:
             track.is_creating = False
         self._delete_if_ruled(track)
@@ -96,7 +102,7 @@ class PodActuator:
             text = f"its pod {name} was deleted while no controller ran"
             track.rule(Outcome(EndCause.DELETED, message=text))
             self._delete_if_ruled(track)
-        elif track.missing and not job.cancel_requested:
+        elif (track.missing or find_unbound(track, self._pods)) and not job.cancel_requested:
             await self.launch(job)
             return
         self._look(track)
@@ -215,7 +221,10 @@ class PodActuator:
         job, owner = track.job, track.owner
         now_s = time.time_ns() // 1_000_000_000
         try:
-            bodies = [build_pod(job, owner, group, now_s, self._image) for group in track.missing]
+            bodies = [
+                with_claim(build_pod(job, owner, group, now_s, self._image), job.placements[group])
+                for group in track.missing
+            ]
         except SpecError as error:
             text = f"{error.message} {error.hint}".strip()
             track.rule(Outcome(EndCause.CANNOT_START, message=text))
@@ -281,7 +290,8 @@ class PodActuator:
             track.rule(Outcome(EndCause.CANNOT_START, message=text))
         elif kind == "pod":
             self._pods.put(found)
-            if one.spec.node_name != body["spec"]["nodeName"]:
+            wanted = track.job.placements[int(body["metadata"]["labels"][GROUP_LABEL])].node
+            if one.spec.node_name not in ("", wanted):
                 text = f"pod {name} was placed on {one.spec.node_name} by another controller"
                 track.rule(Outcome(EndCause.REVOKED, message=text))
 

@@ -86,6 +86,20 @@ class Api:
         """
         return await self._request("GET", path, params=params)
 
+    async def serves(self, path: str) -> bool:
+        """Whether a list exists, and we may read it.
+
+        Raises:
+            NoAnswerError: nothing came back.
+        """
+        try:
+            await self.get(path, {"limit": 1})
+        except ApiError as error:
+            if error.is_temporary:
+                raise NoAnswerError(f"GET {path}: {error}") from error
+            return False
+        return True
+
     async def create(self, path: str, body: bytes) -> bytes:
         """Create an object whose name is in its body; the object as it was stored.
 

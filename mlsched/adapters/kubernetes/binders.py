@@ -102,34 +102,45 @@ class Binder:
         self._emit(AttemptEnded(job.id, job.attempt, outcome))
 
     async def _bind(self, pod: Pod, node: str) -> str:
-        """Bind one pod; returns what went wrong for good.
+        return await bind_pod(self._api, pod, node, self._on_problem, self._on_bound)
 
-        The uid in the body is a precondition: a new pod of the same name is not bound.
-        """
-        metadata = pod.metadata
-        path = f"/api/v1/namespaces/{metadata.namespace}/pods/{metadata.name}/binding"
-        body = msgspec.json.encode(
-            {
-                "apiVersion": "v1",
-                "kind": "Binding",
-                "metadata": {"name": metadata.name, "uid": metadata.uid},
-                "target": {"apiVersion": "v1", "kind": "Node", "name": node},
-            }
-        )
-        try:
-            await insist(lambda: self._try_to_bind(path, body), self._on_problem)
-        except ApiError as error:
-            if error.code == 409 and "already assigned" in error.message:
-                return ""
-            return f"{metadata.key}: {error.message}"
-        self._on_bound(pod, node)
-        return ""
 
-    async def _try_to_bind(self, path: str, body: bytes) -> bytes:
-        """Somebody who writes to a pod at the same moment is no reason to give it up."""
-        try:
-            return await self._api.create(path, body)
-        except ApiError as error:
-            if error.code == 409 and not _DECIDED.search(error.message):
-                raise NoAnswerError(f"POST {path}: {error}") from error
-            raise
+async def bind_pod(
+    api: Api,
+    pod: Pod,
+    node: str,
+    on_problem: Callable[[str], None],
+    on_bound: Callable[[Pod, str], None] = lambda pod, node: None,
+) -> str:
+    """Bind one pod; returns what went wrong for good.
+
+    The uid in the body is a precondition: a new pod of the same name is not bound.
+    """
+    metadata = pod.metadata
+    path = f"/api/v1/namespaces/{metadata.namespace}/pods/{metadata.name}/binding"
+    body = msgspec.json.encode(
+        {
+            "apiVersion": "v1",
+            "kind": "Binding",
+            "metadata": {"name": metadata.name, "uid": metadata.uid},
+            "target": {"apiVersion": "v1", "kind": "Node", "name": node},
+        }
+    )
+    try:
+        await insist(lambda: _try_to_bind(api, path, body), on_problem)
+    except ApiError as error:
+        if error.code == 409 and "already assigned" in error.message:
+            return ""
+        return f"{metadata.key}: {error.message}"
+    on_bound(pod, node)
+    return ""
+
+
+async def _try_to_bind(api: Api, path: str, body: bytes) -> bytes:
+    """Somebody who writes to a pod at the same moment is no reason to give it up."""
+    try:
+        return await api.create(path, body)
+    except ApiError as error:
+        if error.code == 409 and not _DECIDED.search(error.message):
+            raise NoAnswerError(f"POST {path}: {error}") from error
+        raise

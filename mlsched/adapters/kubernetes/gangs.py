@@ -13,6 +13,7 @@ from msgspec import Struct
 
 from mlsched.adapters.kubernetes.objects import Pod, PodGroup
 from mlsched.adapters.kubernetes.requests import UnsupportedPodError, need_of_pod
+from mlsched.adapters.kubernetes.tracks import key_of
 from mlsched.model.events import Event, JobSubmitted, JobWithdrawn
 from mlsched.model.jobs import Job
 from mlsched.model.specs import PRIORITY_MAX, JobSpec
@@ -115,7 +116,7 @@ class Gangs:
     def observe(self, before: Pod | None, after: Pod | None) -> None:
         """Take note of a change of a pod; `flush` tells what follows from it."""
         pod = after or before
-        if pod is None or pod.spec.scheduler_name != SCHEDULER_NAME:
+        if pod is None or pod.spec.scheduler_name != SCHEDULER_NAME or key_of(pod) is not None:
             return
         key = pod.metadata.key
         if after is None or after.metadata.deletion_timestamp is not None:

@@ -12,12 +12,18 @@ import msgspec
 from msgspec import Struct, field
 
 from mlsched.adapters.kubernetes.apis import Api, ApiError
+from mlsched.adapters.kubernetes.attempts import parse_time_ms
 from mlsched.adapters.kubernetes.objects import Metadata, Partial
+from mlsched.core.inventory import placeable_devices
 from mlsched.model.inventory import Inventory
+from mlsched.model.nodes import Device
 from mlsched.model.specs import API_VERSION
 
 KIND = "GPUNode"
 GPU_NODES = f"/apis/{API_VERSION}/gpunodes"
+
+STALE_S = 900
+"""What an agent said so long ago is not believed: three of its heartbeats."""
 
 TRIES_MAX = 3
 """Of one publication that others' writes get in the way of."""
@@ -51,6 +57,24 @@ class GpuNode(Struct):
 
     metadata: Metadata
     status: GpuNodeStatus = field(default_factory=GpuNodeStatus)
+
+
+def judge(node: GpuNode, now_ms: int) -> tuple[tuple[Device, ...], str]:
+    """The devices that an agent told of, or none and why it is not believed.
+
+    Args:
+        node: What it published.
+        now_ms: Wall clock; those of the nodes must not differ from it by minutes.
+    """
+    inventory = node.status.inventory
+    if inventory is None:
+        return (), ""
+    age_s = (now_ms - (parse_time_ms(node.status.published_at) or 0)) // 1000
+    if age_s > STALE_S:
+        return (), f"its node agent was last heard {age_s // 60} minutes ago"
+    if not inventory.gpus:
+        return (), f"its node agent finds no GPU: {inventory.note}" if inventory.note else ""
+    return placeable_devices(inventory, now_ms), inventory.note
 
 
 def encode_status(status: GpuNodeStatus) -> Any:

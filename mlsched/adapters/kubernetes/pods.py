@@ -111,7 +111,7 @@ def build_service(job: Job, owner: Owner) -> Json:
             "name": service_name(job, owner),
             "namespace": owner.namespace,
             "labels": _labels(job, owner),
-            "ownerReferences": [_owner_reference(owner)],
+            "ownerReferences": [owner_reference(owner)],
         },
         "spec": {
             "clusterIP": "None",
@@ -197,7 +197,8 @@ def _labels(job: Job, owner: Owner) -> dict[str, str]:
     return labels | ({INDEX_LABEL: str(job.array.index)} if job.array else {})
 
 
-def _owner_reference(owner: Owner) -> Json:
+def owner_reference(owner: Owner) -> Json:
+    """How an object says that it belongs to an MLJob, and goes with it."""
     return {
         "apiVersion": API_VERSION,
         "kind": KIND,
@@ -219,7 +220,7 @@ def _metadata(job: Job, owner: Owner, group: int) -> Json:
             **annotations,
             "kubectl.kubernetes.io/default-container": _container_name(job, group),
         },
-        "ownerReferences": [_owner_reference(owner)],
+        "ownerReferences": [owner_reference(owner)],
     }
 
 

@@ -104,6 +104,8 @@ def need_of_pod(pod: Pod) -> GroupNeed:
         raise UnsupportedPodError(f"it asks for several kinds of GPUs: {', '.join(sorted(gpus))}")
     if others:
         raise UnsupportedPodError(f"it asks for {others[0]}, which is not counted")
+    if pod.spec.resource_claims:
+        raise UnsupportedPodError("it uses resource claims, which mlsched gives to MLJobs only")
     _refuse_neighbours(pod)
     resource = gpus[0] if gpus else GPU
     profile = profile_of(resource)

@@ -11,6 +11,7 @@ deletes its node's ResourceSlices when it starts, so they are published again an
 from __future__ import annotations
 
 import argparse
+import base64
 import json
 import ssl
 import time
@@ -34,7 +35,9 @@ class Client(Api):
         config = yaml.safe_load(kubeconfig.read_text())
         cluster = config["clusters"][0]["cluster"]
         self.address = cluster["server"].removeprefix("https://")
-        self.tls = ssl.create_default_context(cafile=cluster["certificate-authority"])
+        self.tls = ssl.create_default_context(
+            cadata=base64.b64decode(cluster["certificate-authority-data"]).decode()
+        )
         self.admin_token = config["users"][0]["user"]["token"]
 
 

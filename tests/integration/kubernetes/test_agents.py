@@ -9,9 +9,8 @@ from typing import Any
 
 import pytest
 
-from tests.controlplane import images
 from tests.controlplane.controllers import Jobs
-from tests.controlplane.gpus import Gpus
+from tests.controlplane.gpus import Gpus, look_at_gpus
 from tests.controlplane.nodes import Nodes
 from tests.controlplane.planes import ControlPlane
 from tests.controlplane.plugins import kubelet_apis
@@ -27,17 +26,6 @@ pytestmark = [
 Until = Callable[..., Any]
 GPUS = 3
 PERIOD_S = 0.5
-
-SEE = """
-import ctypes, os, time
-nvml = ctypes.CDLL("libnvidia-ml.so.1")
-assert nvml.nvmlInit_v2() == 0
-for uuid in os.environ["NVIDIA_VISIBLE_DEVICES"].split(","):
-    device = ctypes.c_void_p()
-    assert nvml.nvmlDeviceGetHandleByUUID(uuid.encode(), ctypes.byref(device)) == 0
-    print(uuid, flush=True)
-time.sleep(float(os.environ.get("STAY_S", "0")))
-"""
 
 
 @pytest.fixture(scope="module")
@@ -60,19 +48,6 @@ def gpus(scheduled_nodes: Nodes, library: Path) -> Iterator[Gpus]:
 @pytest.fixture
 def jobs(scheduled_nodes: Nodes, new_namespace: Callable[[ControlPlane], str]) -> Jobs:
     return Jobs(scheduled_nodes.plane, new_namespace(scheduled_nodes.plane))
-
-
-def submit(jobs: Jobs, name: str, gpus: int, stay_s: float = 0, **spec: Any) -> None:
-    jobs.submit(
-        name,
-        command=["python3", "-c", SEE],
-        env={"STAY_S": str(stay_s)},
-        image=images.PYTHON,
-        gpusPerNode=gpus,
-        cpusPerTask="100m",
-        graceSeconds=1,
-        **spec,
-    )
 
 
 def test_a_node_tells_its_gpus(gpus: Gpus, until: Until) -> None:
@@ -102,7 +77,7 @@ def test_heat_is_no_reason_to_write(gpus: Gpus, until: Until) -> None:
 def test_a_job_gets_its_gpus_and_the_agent_names_its_pod(
     gpus: Gpus, jobs: Jobs, until: Until
 ) -> None:
-    submit(jobs, "see", 2, stay_s=30)
+    look_at_gpus(jobs, "see", 2, stay_s=30)
     until(lambda: jobs.state("see") == "RUNNING", 30)
     pod = f"{jobs.namespace}/see-1-0"
     until(lambda: list(gpus.published().get("holders", {}).values()) == [pod, pod], 10)
@@ -116,8 +91,8 @@ def test_a_job_gets_its_gpus_and_the_agent_names_its_pod(
 def test_a_lost_gpu_is_told_and_not_given(gpus: Gpus, jobs: Jobs, until: Until) -> None:
     gpus.say(*fake_nvml.machine(GPUS), "fail * 1 15")
     until(lambda: gpus.published().get("summary", {}).get("healthy") == GPUS - 1, 20)
-    submit(jobs, "all", GPUS)
-    submit(jobs, "rest", GPUS - 1)
+    look_at_gpus(jobs, "all", GPUS)
+    look_at_gpus(jobs, "rest", GPUS - 1)
     until(lambda: jobs.state("rest") == "SUCCEEDED", 30)
     assert jobs.state("all") == "PENDING"
     gpus.say(*fake_nvml.machine(GPUS))
