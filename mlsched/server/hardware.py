@@ -1,4 +1,4 @@
-"""What is known of the GPUs of a cluster beside its Node objects.
+"""Follows what is known of the GPUs of a cluster beside its Node objects.
 
 GPUNodes of the node agents, and ResourceSlices and ResourceClaims where DRA drivers publish GPUs.
 Each is optional: a cluster that does not serve it, or does not let us read it, goes without.
@@ -12,8 +12,9 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 from mlsched.adapters.kubernetes.apis import Api
-from mlsched.adapters.kubernetes.claims import Allocations, Claims
-from mlsched.adapters.kubernetes.gpunodes import GPU_NODES, STALE_S, GpuNode, judge
+from mlsched.adapters.kubernetes.claims import Claims
+from mlsched.adapters.kubernetes.gpunodes import GPU_NODES, STALE_S, GpuNode
+from mlsched.adapters.kubernetes.gpuviews import GpuView
 from mlsched.adapters.kubernetes.nodes import NodeGpus
 from mlsched.adapters.kubernetes.persistence import insist
 from mlsched.adapters.kubernetes.reflectors import Reflector
@@ -23,8 +24,6 @@ from mlsched.adapters.kubernetes.slices import (
     RESOURCE_SLICES,
     ResourceClaim,
     ResourceSlice,
-    judge_devices,
-    read_devices,
 )
 
 
@@ -47,14 +46,25 @@ class Hardware:
     ) -> None:
         self._api = api
         self._touch = touch
-        self._drivers = frozenset(drivers)
         self._on_problem = on_problem
-        self.gpu_nodes = Reflector(api, GPU_NODES, GpuNode, self._observe_gpu_node)
-        self.slices = Reflector(api, RESOURCE_SLICES, ResourceSlice, self._observe_slice)
-        self.claims = Reflector(api, RESOURCE_CLAIMS, ResourceClaim, self._observe_claim)
-        self.allocations = Allocations()
-        self._slices_of: dict[str, dict[str, ResourceSlice]] = {}
-        self._node_of: dict[str, str] = {}
+        self._view = GpuView(drivers)
+        self.gpu_nodes = Reflector(
+            api, GPU_NODES, GpuNode, self._observe_gpu_node, on_problem=on_problem
+        )
+        self.slices = Reflector(
+            api,
+            RESOURCE_SLICES,
+            ResourceSlice,
+            lambda before, after: self._touch_all(self._view.observe_slice(before, after)),
+            on_problem=on_problem,
+        )
+        self.claims = Reflector(
+            api,
+            RESOURCE_CLAIMS,
+            ResourceClaim,
+            lambda before, after: self._touch_all(self._view.observe_claim(before, after)),
+            on_problem=on_problem,
+        )
         self._timers: dict[str, asyncio.TimerHandle] = {}
 
     async def reflectors(self) -> list[Reflector[Any]]:
@@ -67,7 +77,10 @@ class Hardware:
         return found
 
     async def _is_served(self, path: str) -> bool:
-        return await insist(lambda: self._api.serves(path), self._on_problem)
+        is_served = await insist(lambda: self._api.serves(path), self._on_problem)
+        if not is_served:
+            self._on_problem(f"goes on without {path}: it does not exist, or may not be read")
+        return is_served
 
     def make_claims(self, classes: Iterable[tuple[str, str]] = ()) -> Claims:
         """What gives published devices to pods.
@@ -75,16 +88,16 @@ class Hardware:
         Args:
             classes: Driver and name of its DeviceClass, where they differ.
         """
-        return Claims(self._api, self.claims, self.allocations, dict(classes), self._on_problem)
+        allocations = self._view.allocations
+        return Claims(self._api, self.claims, allocations, dict(classes), self._on_problem)
 
     def of(self, node: str) -> NodeGpus:
-        """What is known of one node, judged now."""
-        known = self.gpu_nodes.objects.get(node)
-        found, note = judge(known, time.time_ns() // 1_000_000) if known else ((), "")
-        published = read_devices(self._slices_of.get(node, {}).values(), self._drivers)
-        devices = judge_devices(published, {one.uuid: one for one in found})
-        taken = frozenset(one.uuid for one in devices if self.allocations.holders(one.uuid))
-        return NodeGpus(found, note, tuple(devices) if published else None, taken)
+        """What is known of one node, judged now.
+
+        Raises:
+            ValueError: a capacity of a device is none.
+        """
+        return self._view.of(node, time.time_ns() // 1_000_000)
 
     def close(self) -> None:
         """Stop all timers."""
@@ -93,32 +106,15 @@ class Hardware:
 
     def _observe_gpu_node(self, before: GpuNode | None, after: GpuNode | None) -> None:
         """A node whose agent falls silent is looked at again when that counts."""
-        one = after or before
-        if one is None:
-            return
-        name = one.metadata.name
-        if name in self._timers:
+        names = self._view.observe_gpu_node(before, after)
+        for name in names & self._timers.keys():
             self._timers.pop(name).cancel()
         if after is not None:
             loop = asyncio.get_running_loop()
+            name = after.metadata.name
             self._timers[name] = loop.call_later(STALE_S + 1, self._touch, name)
-        self._touch(name)
+        self._touch_all(names)
 
-    def _observe_slice(self, before: ResourceSlice | None, after: ResourceSlice | None) -> None:
-        for one in (before, after):
-            if one is None:
-                continue
-            slices = self._slices_of.setdefault(one.spec.node_name, {})
-            if one is after:
-                slices[one.metadata.key] = one
-                self._node_of.update((name, one.spec.node_name) for name in one.devices)
-            else:
-                slices.pop(one.metadata.key, None)
-        for one in (before, after):
-            if one is not None and one.spec.node_name:
-                self._touch(one.spec.node_name)
-
-    def _observe_claim(self, before: ResourceClaim | None, after: ResourceClaim | None) -> None:
-        changed = self.allocations.observe(before, after)
-        for node in {self._node_of[name] for name in changed if name in self._node_of}:
+    def _touch_all(self, nodes: Iterable[str]) -> None:
+        for node in nodes:
             self._touch(node)

@@ -2,7 +2,7 @@
 
     gpus = Gpus(nodes["node-a"], 4, library)    # a driver with four H100s
     gpus.start_device_plugin()                  # nvidia.com/gpu: 4 in the node's status
-    agent = gpus.start_agent()                  # publishes the GPUNode
+    gpus.start_agent()                          # publishes the GPUNode
     gpus.say(*machine(4), "fail * 1 15")        # what the driver says from now on: one is lost
 
 In the pods the fake library is libnvidia-ml.so.1 and answers from the node's state file.
@@ -17,6 +17,7 @@ from typing import Any
 from tests.controlplane import images
 from tests.controlplane.controllers import Jobs
 from tests.controlplane.nodes import Node
+from tests.controlplane.planes import ControlPlane
 from tests.controlplane.plugins import kubelet_apis
 from tests.controlplane.processes import Process
 from tests.fake_nvml import build as fake_nvml
@@ -45,6 +46,25 @@ def look_at_gpus(jobs: Jobs, name: str, gpus: int, stay_s: float = 0, **spec: An
     jobs.submit(name, gpusPerNode=gpus, **(small | words | spec))
 
 
+def start_agent(
+    plane: ControlPlane,
+    node: str,
+    pod_resources: Path,
+    library: Path,
+    state: Path,
+    *,
+    period_s: float = 0.5,
+    heartbeat_s: float = 300,
+) -> Process:
+    """The node agent of mlsched as a process of a plane, on a fake driver."""
+    argv = [sys.executable, "-m", "mlsched", "agent", "--node", node]
+    argv += ["--pod-resources", str(pod_resources)]
+    argv += ["--kubeconfig", str(plane.admin_kubeconfig)]
+    argv += ["--period", str(period_s), "--heartbeat", str(heartbeat_s)]
+    env = {"LD_LIBRARY_PATH": str(library.parent), "FAKE_NVML": str(state)}
+    return plane.processes.start(f"{node}-agent", argv, **env)
+
+
 class Gpus:
     """The GPUs of one node; everything ends with its plane.
 
@@ -64,6 +84,7 @@ class Gpus:
         self.unhealthy = node.directory / "unhealthy"
         self.say(*fake_nvml.machine(count))
         self._processes = node.plane.processes
+        self.agent: Process | None = None
 
     def say(self, *lines: str) -> None:
         """Replace everything that the driver says."""
@@ -101,19 +122,18 @@ class Gpus:
         uuids = ",".join(self.uuids)
         return self._start("dra_plugin", *words, "--cdi", cdi, "--uuids", uuids)
 
-    def start_agent(self, period_s: float = 0.5, heartbeat_s: float = 300) -> Process:
-        """Start the node agent of mlsched."""
+    def start_agent(self, period_s: float = 0.5, heartbeat_s: float = 300) -> None:
+        """Start the node agent of mlsched, as ``agent``."""
         sock = self.node.directory / "kubelet" / "pod-resources" / "kubelet.sock"
-        argv: list[str | Path] = [sys.executable, "-m", "mlsched", "agent"]
-        argv += ["--node", self.node.name, "--pod-resources", sock]
-        argv += ["--kubeconfig", self.node.plane.admin_kubeconfig]
-        argv += ["--period", str(period_s), "--heartbeat", str(heartbeat_s)]
-        return self._processes.start(
-            f"{self.node.name}-agent",
-            argv,
-            LD_LIBRARY_PATH=str(self.library.parent),
-            FAKE_NVML=str(self.state),
+        where = (self.node.plane, self.node.name, sock)
+        self.agent = start_agent(
+            *where, self.library, self.state, period_s=period_s, heartbeat_s=heartbeat_s
         )
+
+    def stop_agent(self) -> None:
+        """End the agent; it must say that it was asked to."""
+        assert self.agent is not None
+        assert self.agent.stop(10) == 0, self.agent.tail()
 
     def allocatable(self) -> int:
         """What the kubelet says that pods can have."""

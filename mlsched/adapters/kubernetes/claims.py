@@ -21,7 +21,7 @@ from mlsched.adapters.kubernetes.objects import Pod
 from mlsched.adapters.kubernetes.persistence import insist
 from mlsched.adapters.kubernetes.pods import Json, Owner, owner_reference
 from mlsched.adapters.kubernetes.reflectors import Reflector
-from mlsched.adapters.kubernetes.slices import ResourceClaim, is_published, split_name
+from mlsched.adapters.kubernetes.slices import Allocations, ResourceClaim, is_published, split_name
 from mlsched.adapters.kubernetes.tracks import Track, key_of, key_of_attempt
 from mlsched.model.jobs import EndCause, GroupPlacement, Outcome
 
@@ -152,27 +152,6 @@ def find_unbound(track: Track, pods: Reflector[Pod]) -> list[tuple[Pod, GroupPla
         and not pod.spec.node_name
         and has_claim(placement)
     ]
-
-
-class Allocations:
-    """Which claims hold which devices, kept as claims come and go: O(devices) a change."""
-
-    def __init__(self) -> None:
-        self._holders: dict[str, set[str]] = {}
-
-    def observe(self, before: ResourceClaim | None, after: ResourceClaim | None) -> list[str]:
-        """Take note of a change of a claim; the devices that were given or freed."""
-        old = set(before.devices) if before is not None else set()
-        new = set(after.devices) if after is not None else set()
-        for device in old - new:
-            self._holders[device].discard(before.metadata.key if before else "")
-        for device in new - old:
-            self._holders.setdefault(device, set()).add(after.metadata.key if after else "")
-        return sorted(old ^ new)
-
-    def holders(self, device: str, besides: str = "") -> set[str]:
-        """Keys of the claims that hold a device, but for one."""
-        return self._holders.get(device, set()) - {besides}
 
 
 class Claims:

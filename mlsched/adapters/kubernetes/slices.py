@@ -133,6 +133,27 @@ class ResourceClaim(Struct):
         return [device_name(r.driver, r.pool, r.device) for r in results if not r.admin_access]
 
 
+class Allocations:
+    """Which claims hold which devices, kept as claims come and go: O(devices) a change."""
+
+    def __init__(self) -> None:
+        self._holders: dict[str, set[str]] = {}
+
+    def observe(self, before: ResourceClaim | None, after: ResourceClaim | None) -> list[str]:
+        """Take note of a change of a claim; the devices that were given or freed."""
+        old = set(before.devices) if before is not None else set()
+        new = set(after.devices) if after is not None else set()
+        for device in old - new:
+            self._holders[device].discard(before.metadata.key if before else "")
+        for device in new - old:
+            self._holders.setdefault(device, set()).add(after.metadata.key if after else "")
+        return sorted(old ^ new)
+
+    def holders(self, device: str, besides: str = "") -> set[str]:
+        """Keys of the claims that hold a device, but for one."""
+        return self._holders.get(device, set()) - {besides}
+
+
 class Published(Struct, frozen=True):
     """A device of a driver, and the UUID by which NVML knows it; empty where it is not told."""
 

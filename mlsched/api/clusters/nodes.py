@@ -7,6 +7,7 @@ from collections.abc import Iterable
 from mlsched.adapters.kubernetes.nodes import build_node, layer_of
 from mlsched.adapters.kubernetes.objects import NodeObject, Pod, parse_units
 from mlsched.adapters.kubernetes.requests import is_gpu_resource, profile_of, requested
+from mlsched.adapters.kubernetes.slices import split_name
 from mlsched.api.clusters.pictures import Lists, Picture
 from mlsched.model.nodes import Device
 from mlsched.server.views import JsonObject
@@ -17,9 +18,53 @@ def gpu_rows(lists: Lists, picture: Picture) -> list[JsonObject]:
     rows = []
     for node in sorted(lists.nodes, key=lambda one: one.metadata.name):
         pods = [pod for pod in lists.pods if pod.spec.node_name == node.metadata.name]
+        published = picture.gpus.of(node.metadata.name, picture.now.wall_ms).published
+        if published is not None:
+            rows += _published_rows(node, published, picture)
+            continue
         for resource in sorted(filter(is_gpu_resource, node.status.capacity)):
             rows.append(_gpu_row(node, resource, pods, picture))
     return rows
+
+
+def _published_rows(
+    node: NodeObject, published: Iterable[Device], picture: Picture
+) -> list[JsonObject]:
+    """One row for each DRA driver, model and profile on a node."""
+    kinds: dict[tuple[str, str, str], list[Device]] = {}
+    for device in published:
+        driver = split_name(device.uuid)[0]
+        kinds.setdefault((driver, device.model, device.profile), []).append(device)
+    return [
+        _published_row(node, driver, devices, picture) for (driver, *_), devices in kinds.items()
+    ]
+
+
+def _published_row(
+    node: NodeObject, driver: str, devices: list[Device], picture: Picture
+) -> JsonObject:
+    ledger, allocations = picture.controller.ledger, picture.gpus.allocations
+    holders: dict[str, int] = {}
+    free = 0
+    for device in devices:
+        claims = sorted(allocations.holders(device.uuid))
+        holder = ledger.holder_of(device.uuid) or (f"claim {claims[0]}" if claims else "")
+        if holder:
+            holders[holder] = holders.get(holder, 0) + 1
+        free += not holder and device.healthy
+    sample = devices[0]
+    return {
+        "node": node.metadata.name,
+        "resource": driver,
+        "model": sample.model,
+        "profile": sample.profile,
+        "memory_bytes": sample.memory_bytes,
+        "layer": layer_of(node, (), has_devices=True),
+        "capacity": len(devices),
+        "total": sum(device.healthy for device in devices),
+        "free": free,
+        "holders": [{"name": key, "gpus": count} for key, count in sorted(holders.items())],
+    }
 
 
 def _gpu_row(node: NodeObject, resource: str, pods: Iterable[Pod], picture: Picture) -> JsonObject:
@@ -48,9 +93,16 @@ def _gpu_row(node: NodeObject, resource: str, pods: Iterable[Pod], picture: Pict
         "layer": layer_of(node, ()),
         "capacity": capacity,
         "total": total,
-        "free": max(0, total - taken - held),
+        "free": max(0, total - taken - held - _unhealthy(picture, name, profile)),
         "holders": [{"name": key, "gpus": count} for key, count in sorted(holders.items())],
     }
+
+
+def _unhealthy(picture: Picture, node: str, profile: str) -> int:
+    """Slots that nobody holds and nobody gets."""
+    found = picture.controller.ledger.find(node)
+    devices = found.devices if found is not None else ()
+    return sum(not device.healthy and device.profile == profile for device in devices)
 
 
 def _is_slot(slot: str, node: str, profile: str) -> bool:

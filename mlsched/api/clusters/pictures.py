@@ -15,6 +15,8 @@ import msgspec
 from mlsched.adapters.kubernetes.connections import Connections
 from mlsched.adapters.kubernetes.errors import ApiError
 from mlsched.adapters.kubernetes.gangs import Gangs
+from mlsched.adapters.kubernetes.gpunodes import GPU_NODES, GpuNode
+from mlsched.adapters.kubernetes.gpuviews import GpuView
 from mlsched.adapters.kubernetes.nodes import build_node
 from mlsched.adapters.kubernetes.objects import (
     GROUP_PATH,
@@ -26,6 +28,12 @@ from mlsched.adapters.kubernetes.objects import (
     job_path,
 )
 from mlsched.adapters.kubernetes.pods import ATTEMPT_LABEL, UID_LABEL
+from mlsched.adapters.kubernetes.slices import (
+    RESOURCE_CLAIMS,
+    RESOURCE_SLICES,
+    ResourceClaim,
+    ResourceSlice,
+)
 from mlsched.adapters.kubernetes.usages import Usages
 from mlsched.api.clusters.records import Record, decode_list
 from mlsched.model.events import Event, Instant, JobRestored, NodeObserved, QueueObserved
@@ -44,6 +52,9 @@ class Lists(msgspec.Struct):
     pods: list[Pod] = []
     queues: list[QueueObject] = []
     pod_groups: list[PodGroup] = []
+    gpu_nodes: list[GpuNode] = []
+    slices: list[ResourceSlice] = []
+    claims: list[ResourceClaim] = []
     records: list[Record] = []
     notes: list[str] = []
     is_whole: bool = True
@@ -72,6 +83,9 @@ def read_lists(connections: Connections, namespace: str) -> Lists:
     )
     lists.queues = _read(connections, f"{GROUP_PATH}/mlqueues", QueueObject, "queues", lists)
     lists.pod_groups = _read(connections, POD_GROUPS, PodGroup, "", lists)
+    lists.gpu_nodes = _read(connections, GPU_NODES, GpuNode, "", lists)
+    lists.slices = _read(connections, RESOURCE_SLICES, ResourceSlice, "", lists)
+    lists.claims = _read(connections, RESOURCE_CLAIMS, ResourceClaim, "", lists)
     return lists
 
 
@@ -102,12 +116,14 @@ class Picture:
         controller: Fed with everything in the lists.
         now: The instant of the picture.
         usages: What pods take that are no jobs of the controller, by node.
+        gpus: What node agents and DRA drivers tell.
     """
 
     def __init__(self, lists: Lists) -> None:
         wall_ms = time.time_ns() // 1_000_000
         self.now = Instant(time.monotonic_ns() // 1_000_000, wall_ms)
         self.controller = Controller(checks=False)
+        self.gpus = _gpus(lists)
         placed = [job for one in lists.records for job in one.jobs if job.state.is_placed]
         own = {_attempt_key(one, job) for one in lists.records for job in one.jobs
                if job.state.is_placed}  # fmt: skip
@@ -124,12 +140,26 @@ class Picture:
         for node in nodes:
             try:
                 built = build_node(
-                    node, self.usages.of(node.metadata.name), lambda slot: slot in held
+                    node,
+                    self.usages.of(node.metadata.name),
+                    lambda slot: slot in held,
+                    gpus=self.gpus.of(node.metadata.name, self.now.wall_ms),
                 )
             except ValueError:
                 continue
             events.append(NodeObserved(built))
         return events
+
+
+def _gpus(lists: Lists) -> GpuView:
+    view = GpuView()
+    for node in lists.gpu_nodes:
+        view.observe_gpu_node(None, node)
+    for one in lists.slices:
+        view.observe_slice(None, one)
+    for claim in lists.claims:
+        view.observe_claim(None, claim)
+    return view
 
 
 def _attempt_key(record: Record, job: Job) -> tuple[str, str]:

@@ -5,8 +5,9 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mlsched.adapters.kubernetes.nodes import LayerRule, build_node, is_out_of_service
+from mlsched.adapters.kubernetes.nodes import LayerRule, NodeGpus, build_node, is_out_of_service
 from mlsched.adapters.kubernetes.usages import Usages
+from mlsched.model.nodes import Device, Node
 from tests.unit.kubernetes.conftest import node, own_pod, running
 
 RULES = (LayerRule("pool", "cpu", "data"), LayerRule("storage", "", "storage"))
@@ -89,3 +90,73 @@ def test_pods_that_the_ledger_counts_are_not_counted_twice() -> None:
     assert usages.observe(None, pod) == ""
     owned = False
     assert usages.observe(None, pod) == "node-a"
+
+
+def known(healthy: int, broken: int = 0, **more: str) -> NodeGpus:
+    well = [Device(f"GPU-w{n}", "H200", 141 << 30, **more) for n in range(healthy)]
+    ill = [Device(f"GPU-b{n}", "H200", 141 << 30, **more, healthy=False, health_reason="Xid 79")
+           for n in range(broken)]  # fmt: skip
+    return NodeGpus((*ill, *well))
+
+
+def with_plugin(total: int, gpus: NodeGpus, held: int = 0, taken: int = 0) -> Node:
+    status = {"allocatable": {"cpu": "8", "nvidia.com/gpu": str(total)}}
+    names = {f"node-a/gpu-{index}" for index in range(held)}
+    others = {"nvidia.com/gpu": taken}
+    return build_node(node(status=status), others, lambda slot: slot in names, (), gpus)
+
+
+def unhealthy(built: Node) -> list[str]:
+    return [one.uuid for one in built.devices if not one.healthy]
+
+
+def test_as_many_free_slots_are_unhealthy_as_the_agent_finds_broken() -> None:
+    built = with_plugin(8, known(6, 2))
+    assert unhealthy(built) == ["node-a/gpu-6", "node-a/gpu-7"]
+    assert built.devices[7].health_reason == "GPU-b0 (and 1 more): Xid 79"
+
+
+def test_what_the_plugin_took_out_is_not_taken_out_again() -> None:
+    assert unhealthy(with_plugin(6, known(6, 2))) == []
+    assert len(unhealthy(with_plugin(7, known(6, 2)))) == 1
+
+
+def test_shared_gpus_are_offered_several_times() -> None:
+    assert len(unhealthy(with_plugin(32, known(7, 1)))) == 4
+    assert unhealthy(with_plugin(28, known(7, 1))) == []
+
+
+@given(st.integers(0, 8), st.integers(0, 8), st.integers(0, 8), st.integers(0, 8))
+def test_slots_that_are_held_stay_healthy_and_enough_free_ones_are_not(
+    total: int, broken: int, held: int, taken: int
+) -> None:
+    before = with_plugin(total, NodeGpus(), held, taken)
+    built = with_plugin(total, known(8 - broken, broken), held, taken)
+    assert [one.uuid for one in built.devices] == [one.uuid for one in before.devices]
+    holding = {f"node-a/gpu-{index}" for index in range(held)}
+    assert not holding & set(unhealthy(built))
+    free = len(built.devices) - len([one for one in built.devices if one.uuid in holding])
+    assert len(unhealthy(built)) == min(free, max(0, total - (8 - broken)))
+
+
+def test_the_agent_tells_the_model_where_labels_do_not() -> None:
+    assert with_plugin(1, known(1)).devices[0].model == "H200"
+    assert with_plugin(1, known(1)).devices[0].memory_bytes == 141 << 30
+    labels = {"nvidia.com/gpu.product": "NVIDIA-H100", "nvidia.com/gpu.memory": "1"}
+    named = node(metadata={"name": "node-a", "labels": labels})
+    (first, *_) = build_node(named, {}, _free, (), known(8)).devices
+    assert (first.model, first.memory_bytes) == ("NVIDIA H100", 1 << 20)
+
+
+def test_instances_stand_for_gpus_where_the_plugin_says_so() -> None:
+    built = with_plugin(7, known(6, 1, profile="1g.10gb"))
+    assert len(unhealthy(built)) == 1
+
+
+def test_published_devices_take_the_place_of_slots() -> None:
+    devices = tuple(Device(f"d/p/gpu-{n}", "H100", 1) for n in range(3))
+    gpus = NodeGpus(note="note", published=devices, taken=frozenset({"d/p/gpu-0", "d/p/gpu-1"}))
+    plain = {"allocatable": {"cpu": "8"}, "capacity": {"cpu": "8"}}
+    built = build_node(node(status=plain), {}, lambda slot: slot == "d/p/gpu-1", (), gpus)
+    assert [one.uuid for one in built.devices] == ["d/p/gpu-1", "d/p/gpu-2"]
+    assert (built.layer, built.gpu_note) == ("gpu", "note")
