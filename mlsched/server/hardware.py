@@ -13,7 +13,7 @@ from typing import Any
 
 from mlsched.adapters.kubernetes.apis import Api
 from mlsched.adapters.kubernetes.claims import Claims
-from mlsched.adapters.kubernetes.gpunodes import GPU_NODES, STALE_S, GpuNode
+from mlsched.adapters.kubernetes.gpunodes import GPU_NODES, STALE_S, ToldNode
 from mlsched.adapters.kubernetes.gpuviews import GpuView
 from mlsched.adapters.kubernetes.nodes import NodeGpus
 from mlsched.adapters.kubernetes.persistence import insist
@@ -49,7 +49,7 @@ class Hardware:
         self._on_problem = on_problem
         self._view = GpuView(drivers)
         self.gpu_nodes = Reflector(
-            api, GPU_NODES, GpuNode, self._observe_gpu_node, on_problem=on_problem
+            api, GPU_NODES, ToldNode, self._observe_gpu_node, on_problem=on_problem
         )
         self.slices = Reflector(
             api,
@@ -104,7 +104,7 @@ class Hardware:
         for timer in self._timers.values():
             timer.cancel()
 
-    def _observe_gpu_node(self, before: GpuNode | None, after: GpuNode | None) -> None:
+    def _observe_gpu_node(self, before: ToldNode | None, after: ToldNode | None) -> None:
         """A node whose agent falls silent is looked at again when that counts."""
         names = self._view.observe_gpu_node(before, after)
         for name in names & self._timers.keys():

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 from typing import Any, get_origin
 
+import msgspec
 from msgspec import Struct
 from msgspec.structs import fields, replace
 
+from mlsched.adapters.kubernetes.gpunodes import ToldNode, encode_status
+from mlsched.agent.reports import build_status
 from mlsched.model.inventory import Gpu, Inventory, Reading, ReadingStatus
 
 NOW_MS = 1_800_000_000_000
@@ -54,3 +57,11 @@ def inventory(gpus: int = 1, **more: Any) -> Inventory:
     version = ok("580")
     found = tuple(gpu(number) for number in range(gpus))
     return Inventory(version, version, version, "nvml", NOW_MS, found, **more)
+
+
+def told(read: Inventory, at_ms: int = NOW_MS, name: str = "node-a", version: int = 1) -> ToldNode:
+    """The GPUNode by which an agent tells of an inventory."""
+    metadata = {"name": name, "resourceVersion": str(version)}
+    status = encode_status(build_status(read, {}, "boot", at_ms))
+    body = msgspec.json.encode({"metadata": metadata, "status": status})
+    return msgspec.json.decode(body, type=ToldNode)

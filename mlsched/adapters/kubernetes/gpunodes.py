@@ -9,14 +9,12 @@ from __future__ import annotations
 from typing import Any
 
 import msgspec
-from msgspec import Struct, field
+from msgspec import Raw, Struct, field
 
 from mlsched.adapters.kubernetes.apis import Api, ApiError
 from mlsched.adapters.kubernetes.attempts import parse_time_ms
 from mlsched.adapters.kubernetes.objects import Metadata, Partial
-from mlsched.core.inventory import placeable_devices
 from mlsched.model.inventory import Inventory
-from mlsched.model.nodes import Device
 from mlsched.model.specs import API_VERSION
 
 KIND = "GPUNode"
@@ -59,22 +57,34 @@ class GpuNode(Struct):
     status: GpuNodeStatus = field(default_factory=GpuNodeStatus)
 
 
-def judge(node: GpuNode, now_ms: int) -> tuple[tuple[Device, ...], str]:
-    """The devices that an agent told of, or none and why it is not believed.
+class ToldStatus(Struct, rename="camel"):
+    """The status as a controller keeps it: an inventory as objects has three times the size."""
 
-    Args:
-        node: What it published.
-        now_ms: Wall clock; those of the nodes must not differ from it by minutes.
+    inventory: Raw = field(default_factory=Raw)
+    published_at: str = ""
+
+
+class ToldNode(Struct):
+    """One GPUNode as a controller keeps it."""
+
+    metadata: Metadata
+    status: ToldStatus = field(default_factory=ToldStatus)
+
+
+def read_told(node: ToldNode) -> Inventory | None:
+    """The inventory in a GPUNode; None where there is none, or one that this version cannot read.
+
+    Costs 1 ms for 8 GPUs.
     """
-    inventory = node.status.inventory
-    if inventory is None:
-        return (), ""
-    age_s = (now_ms - (parse_time_ms(node.status.published_at) or 0)) // 1000
-    if age_s > STALE_S:
-        return (), f"its node agent was last heard {age_s // 60} minutes ago"
-    if not inventory.gpus:
-        return (), f"its node agent finds no GPU: {inventory.note}" if inventory.note else ""
-    return placeable_devices(inventory, now_ms), inventory.note
+    try:
+        return msgspec.json.decode(node.status.inventory, type=Inventory | None)
+    except msgspec.DecodeError:
+        return None
+
+
+def age_s_of(node: ToldNode, now_ms: int) -> int:
+    """Since it was published, by our clock: those of the nodes must not differ by minutes."""
+    return (now_ms - (parse_time_ms(node.status.published_at) or 0)) // 1000
 
 
 def encode_status(status: GpuNodeStatus) -> Any:

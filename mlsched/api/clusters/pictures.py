@@ -15,7 +15,7 @@ import msgspec
 from mlsched.adapters.kubernetes.connections import Connections
 from mlsched.adapters.kubernetes.errors import ApiError
 from mlsched.adapters.kubernetes.gangs import Gangs
-from mlsched.adapters.kubernetes.gpunodes import GPU_NODES, GpuNode
+from mlsched.adapters.kubernetes.gpunodes import GPU_NODES, ToldNode
 from mlsched.adapters.kubernetes.gpuviews import GpuView
 from mlsched.adapters.kubernetes.nodes import build_node
 from mlsched.adapters.kubernetes.objects import (
@@ -52,7 +52,7 @@ class Lists(msgspec.Struct):
     pods: list[Pod] = []
     queues: list[QueueObject] = []
     pod_groups: list[PodGroup] = []
-    gpu_nodes: list[GpuNode] = []
+    gpu_nodes: list[ToldNode] = []
     slices: list[ResourceSlice] = []
     claims: list[ResourceClaim] = []
     records: list[Record] = []
@@ -83,7 +83,7 @@ def read_lists(connections: Connections, namespace: str) -> Lists:
     )
     lists.queues = _read(connections, f"{GROUP_PATH}/mlqueues", QueueObject, "queues", lists)
     lists.pod_groups = _read(connections, POD_GROUPS, PodGroup, "", lists)
-    lists.gpu_nodes = _read(connections, GPU_NODES, GpuNode, "", lists)
+    lists.gpu_nodes = _read(connections, GPU_NODES, ToldNode, "", lists)
     lists.slices = _read(connections, RESOURCE_SLICES, ResourceSlice, "", lists)
     lists.claims = _read(connections, RESOURCE_CLAIMS, ResourceClaim, "", lists)
     return lists

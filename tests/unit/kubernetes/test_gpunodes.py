@@ -1,4 +1,4 @@
-"""GPUNodes: what the controller believes of them, and how they are written."""
+"""GPUNodes: how an agent writes them, whatever else is written meanwhile."""
 
 from __future__ import annotations
 
@@ -7,50 +7,16 @@ import json
 from typing import Any
 
 import pytest
-from msgspec.structs import replace
 
 from mlsched.adapters.kubernetes.apis import ApiError
 from mlsched.adapters.kubernetes.gpunodes import (
     GPU_NODES,
-    STALE_S,
     GpuNode,
     GpuNodePublisher,
     GpuNodeStatus,
-    judge,
 )
-from mlsched.adapters.kubernetes.objects import Metadata
-from mlsched.agent.reports import build_status
-from mlsched.model.inventory import GpuEvent, Inventory
-from tests.unit.inventories import NOW_MS, inventory
 
 PATH = f"{GPU_NODES}/node-a"
-
-
-def gpu_node(read: Inventory, at_ms: int = NOW_MS) -> GpuNode:
-    return GpuNode(Metadata("node-a"), build_status(read, {}, "boot", at_ms))
-
-
-def test_devices_are_judged_at_the_moment_of_asking() -> None:
-    told = replace(inventory(2), events=(GpuEvent(NOW_MS, "GPU-1", "xid", 79),))
-    devices, note = judge(gpu_node(told), NOW_MS)
-    assert [one.healthy for one in devices] == [True, False]
-    assert note == ""
-    day_ms = 86_400_000
-    devices, _ = judge(gpu_node(told, NOW_MS + day_ms), NOW_MS + day_ms)
-    assert [one.healthy for one in devices] == [True, True]
-
-
-@pytest.mark.parametrize(("age_s", "count"), [(0, 1), (STALE_S, 1), (STALE_S + 1, 0)])
-def test_an_agent_that_is_silent_is_not_believed(age_s: int, count: int) -> None:
-    devices, note = judge(gpu_node(inventory(1)), NOW_MS + 1000 * age_s)
-    assert len(devices) == count
-    assert ("15 minutes ago" in note) == (count == 0)
-
-
-def test_an_agent_without_a_driver_says_so_and_keeps_nothing_back() -> None:
-    empty = replace(inventory(0), note="no driver")
-    assert judge(gpu_node(empty), NOW_MS) == ((), "its node agent finds no GPU: no driver")
-    assert judge(GpuNode(Metadata("node-a")), NOW_MS) == ((), "")
 
 
 class Server:

@@ -9,13 +9,10 @@ from typing import Any
 
 import msgspec
 
-from mlsched.adapters.kubernetes.gpunodes import GpuNode
-from mlsched.adapters.kubernetes.objects import Metadata
 from mlsched.adapters.kubernetes.slices import ResourceClaim, ResourceSlice
-from mlsched.agent.reports import build_status
 from mlsched.model.inventory import GpuEvent
 from mlsched.server.hardware import Hardware
-from tests.unit.inventories import inventory
+from tests.unit.inventories import inventory, told
 
 DEVICE = "gpu.nvidia.com/node-a/gpu-0"
 
@@ -85,11 +82,11 @@ def test_slices_that_vanish_leave_no_devices() -> None:
 def test_the_agent_s_word_reaches_published_devices_by_their_uuid() -> None:
     now_ms = time.time_ns() // 1_000_000
     xid = GpuEvent(now_ms, "GPU-1", "xid", 79)
-    told = build_status(inventory(2, events=(xid,)), {}, "boot", now_ms)
+    node = told(inventory(2, events=(xid,)), now_ms)
 
     def act(hardware: Hardware) -> None:
         put(hardware.slices, resource_slice())
-        put(hardware.gpu_nodes, GpuNode(Metadata("node-a", resource_version="7"), told))
+        put(hardware.gpu_nodes, node)
         found = hardware.of("node-a")
         assert [one.healthy for one in found.published or ()] == [True, False]
         assert "79" in (found.published or ())[1].health_reason

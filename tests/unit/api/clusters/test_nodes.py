@@ -8,14 +8,13 @@ from typing import Any
 import msgspec
 from msgspec.structs import replace
 
-from mlsched.adapters.kubernetes.gpunodes import GpuNode
+from mlsched.adapters.kubernetes.gpunodes import ToldNode
 from mlsched.adapters.kubernetes.objects import Metadata
 from mlsched.adapters.kubernetes.slices import ResourceClaim
-from mlsched.agent.reports import build_status
 from mlsched.api.clusters.nodes import cluster_view, gpu_rows
 from mlsched.api.clusters.pictures import Lists, Picture
 from mlsched.model.inventory import GpuEvent
-from tests.unit.inventories import inventory
+from tests.unit.inventories import inventory, told
 from tests.unit.kubernetes.conftest import node
 from tests.unit.kubernetes.test_slices import published
 
@@ -24,17 +23,17 @@ def rows(lists: Lists) -> list[dict[str, Any]]:
     return [dict(one) for one in gpu_rows(lists, Picture(lists))]
 
 
-def told(gpus: int) -> GpuNode:
+def broken(gpus: int) -> ToldNode:
     """An agent that finds one of so many GPUs broken."""
     now_ms = time.time_ns() // 1_000_000
     read = replace(inventory(gpus), events=(GpuEvent(now_ms, "GPU-1", "xid", 79),))
-    return GpuNode(Metadata("node-a"), build_status(read, {}, "boot", now_ms))
+    return told(read, now_ms)
 
 
 def test_a_slot_that_nobody_gets_is_not_free() -> None:
     lists = Lists(nodes=[node()])
     assert [(one["total"], one["free"]) for one in rows(lists)] == [(8, 8)]
-    lists.gpu_nodes = [told(8)]
+    lists.gpu_nodes = [broken(8)]
     assert [(one["total"], one["free"]) for one in rows(lists)] == [(8, 7)]
 
 
@@ -46,7 +45,7 @@ def test_published_devices_have_a_row_of_their_driver() -> None:
     plain = {"allocatable": {"cpu": "8"}, "capacity": {"cpu": "8"}}
     lists = Lists(
         nodes=[node(status=plain)],
-        gpu_nodes=[told(4)],
+        gpu_nodes=[broken(4)],
         slices=[published(0, 1, 2, 3)],
         claims=[claim],
     )
