@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Sequence
 from typing import Annotated, Any
 
 import typer
@@ -39,6 +40,14 @@ def controller(  # noqa: PLR0913 - one parameter an option
             help="Nodes with this label are of this layer; the first rule that fits counts.",
         ),
     ] = None,
+    dra_drivers: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--dra-driver",
+            metavar="NAME[=CLASS]",
+            help="A DRA driver of GPUs, and its DeviceClass where that is called otherwise.",
+        ),
+    ] = None,
     lease_seconds: Annotated[
         float, typer.Option(help="How long a lease lasts that nobody renews.")
     ] = 15.0,
@@ -61,9 +70,31 @@ def controller(  # noqa: PLR0913 - one parameter an option
         namespace=namespace or access.namespace,
         image=image,
         layers=tuple(read_rule(text) for text in layer_rules or ()),
+        **read_drivers(dra_drivers or ()),
         timing=Timing(lease_seconds, lease_seconds * 2 / 3, lease_seconds * 2 / 15),
     )
     raise typer.Exit(serve_cluster(access, settings, sys.stderr))
+
+
+def read_drivers(texts: Sequence[str]) -> dict[str, Any]:
+    """The settings of ``gpu.example.com`` or ``gpu.example.com=gpus``, besides the usual drivers.
+
+    Raises:
+        SpecError: not of that form.
+    """
+    from mlsched.adapters.kubernetes.slices import DRIVERS
+    from mlsched.errors import SpecError
+
+    pairs = [text.partition("=") for text in texts]
+    for text, (driver, equals, name) in zip(texts, pairs, strict=True):
+        if not driver or (equals and not name):
+            raise SpecError(
+                f"--dra-driver: expected NAME or NAME=CLASS, found {text[:60]!r}.",
+                "Such as --dra-driver gpu.example.com=gpus.",
+            )
+    drivers = dict.fromkeys((*DRIVERS, *(driver for driver, _, _ in pairs)))
+    classes = tuple((driver, name) for driver, _, name in pairs if name)
+    return {"drivers": tuple(drivers), "device_classes": classes}
 
 
 def read_rule(text: str) -> Any:

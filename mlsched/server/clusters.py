@@ -370,13 +370,8 @@ class ClusterController:
         if node is None:
             return NodeLost(name)
         try:
-            built = build_node(
-                node,
-                self.usages.of(name),
-                is_held,
-                self._settings.layers,
-                self.hardware.of(name),
-            )
+            gpus = self.hardware.of(name)
+            built = build_node(node, self.usages.of(name), is_held, self._settings.layers, gpus)
         except ValueError as error:
             self._on_problem(f"node {name} is left alone: {error}")
             return NodeLost(name)
