@@ -84,9 +84,7 @@ def node_of(jobs: Jobs, name: str) -> str:
     return str(jobs.pods()[name]["spec"].get("nodeName", ""))
 
 
-def test_a_ray_cluster_waits_for_room_for_all_its_pods_then_works(
-    jobs: Jobs, until: Until
-) -> None:
+def test_a_ray_cluster_waits_for_room_for_all_its_pods_then_works(jobs: Jobs, until: Until) -> None:
     half = half_of_a_node(jobs.plane)
     cluster = RayCluster(jobs.plane, jobs.namespace, "ray")
     hold(jobs, "first", half)
