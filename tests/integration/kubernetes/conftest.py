@@ -3,16 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
-from tests.controlplane import controllers
+from tests.controlplane import charts, controllers
 from tests.controlplane.fake_nodes import Kwok
 from tests.controlplane.fixtures import kwok_plane, new_namespace, plane, real_nodes, rig
 from tests.controlplane.nodes import Nodes
 from tests.controlplane.planes import ControlPlane
 
 __all__ = ["kwok_plane", "new_namespace", "plane", "real_nodes", "rig"]
+
+
+@pytest.fixture(scope="session")
+def chart(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The Helm chart, with its CRDs."""
+    return charts.complete(tmp_path_factory.mktemp("chart"))
 
 
 @pytest.fixture(scope="session")

@@ -3,31 +3,27 @@
 from __future__ import annotations
 
 import json
-import shutil
-import subprocess
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
-import yaml
 
 from mlsched.specs.crds import build_crds
-from mlsched.specs.documents import to_yaml
-from tests.controlplane import binaries, controllers
+from tests.controlplane import charts, controllers
+from tests.controlplane.charts import find, helm, render, rules
 from tests.controlplane.controllers import Jobs
 from tests.controlplane.fake_nodes import Kwok
 from tests.controlplane.planes import ApiError, ControlPlane
 
 pytestmark = [pytest.mark.needs_controlplane, pytest.mark.slow]
 
-CHART = Path(__file__).parents[3] / "deploy" / "helm" / "mlsched"
 Until = Callable[..., Any]
 
 CONTROLLER_RULES = {
     ("mlsched.io", "mljobs"): {"get", "list", "watch"},
-    ("mlsched.io", "mlqueues"): {"get", "list", "watch"},
-    ("mlsched.io", "gpunodes"): {"get", "list", "watch"},
+    ("mlsched.io", "mlqueues"): {"list", "watch"},
+    ("mlsched.io", "gpunodes"): {"list", "watch"},
     ("mlsched.io", "mljobs/status"): {"update"},
     ("", "nodes"): {"list", "watch"},
     ("", "pods"): {"get", "list", "watch", "create", "delete"},
@@ -37,64 +33,14 @@ CONTROLLER_RULES = {
     ("scheduling.k8s.io", "podgroups"): {"list", "watch"},
     ("resource.k8s.io", "resourceslices"): {"list", "watch"},
     ("resource.k8s.io", "resourceclaims"): {"get", "list", "watch", "create"},
-    ("resource.k8s.io", "resourceclaims/status"): {"patch", "update"},
-    ("resource.k8s.io", "resourceclaims/binding"): {"patch", "update"},
+    ("resource.k8s.io", "resourceclaims/status"): {"patch"},
+    ("resource.k8s.io", "resourceclaims/binding"): {"patch"},
 }
 AGENT_RULES = {
     ("mlsched.io", "gpunodes"): {"get", "create"},
     ("mlsched.io", "gpunodes/status"): {"update"},
     ("", "nodes"): {"get"},
 }
-PLURALS = {
-    "ServiceAccount": "/api/v1/namespaces/{}/serviceaccounts",
-    "Deployment": "/apis/apps/v1/namespaces/{}/deployments",
-    "DaemonSet": "/apis/apps/v1/namespaces/{}/daemonsets",
-    "PodDisruptionBudget": "/apis/policy/v1/namespaces/{}/poddisruptionbudgets",
-    "Role": "/apis/rbac.authorization.k8s.io/v1/namespaces/{}/roles",
-    "RoleBinding": "/apis/rbac.authorization.k8s.io/v1/namespaces/{}/rolebindings",
-    "ClusterRole": "/apis/rbac.authorization.k8s.io/v1/clusterroles",
-    "ClusterRoleBinding": "/apis/rbac.authorization.k8s.io/v1/clusterrolebindings",
-    "CustomResourceDefinition": "/apis/apiextensions.k8s.io/v1/customresourcedefinitions",
-}
-
-
-@pytest.fixture(scope="session")
-def chart(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The chart as ``make chart`` completes it."""
-    made = tmp_path_factory.mktemp("chart") / "mlsched"
-    shutil.copytree(CHART, made, ignore=shutil.ignore_patterns("files"))
-    (made / "files").mkdir()
-    crds = "---\n".join(to_yaml(one) for one in build_crds())
-    (made / "files" / "crds.yaml").write_text(crds)
-    return made
-
-
-def helm(*words: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [binaries.need("helm"), *words], capture_output=True, text=True, check=False, timeout=60
-    )
-
-
-def render(chart: Path, namespace: str = "mlsched", **values: Any) -> list[dict[str, Any]]:
-    """What helm makes of the chart, with values by their paths: ``controller__replicas=2``."""
-    words = [f"--set-json={path.replace('__', '.')}={json.dumps(v)}" for path, v in values.items()]
-    found = helm("template", "m", str(chart), "--namespace", namespace, *words)
-    assert found.returncode == 0, found.stderr
-    return [one for one in yaml.safe_load_all(found.stdout) if one]
-
-
-def find(objects: list[dict[str, Any]], kind: str, name: str) -> dict[str, Any]:
-    (one,) = [o for o in objects if o["kind"] == kind and o["metadata"]["name"] == name]
-    return one
-
-
-def rules(role: dict[str, Any]) -> dict[tuple[str, str], set[str]]:
-    return {
-        (group, resource): set(rule["verbs"])
-        for rule in role["rules"]
-        for group in rule["apiGroups"]
-        for resource in rule["resources"]
-    }
 
 
 def test_the_chart_is_linted(chart: Path) -> None:
@@ -103,8 +49,7 @@ def test_the_chart_is_linted(chart: Path) -> None:
 
 
 def test_without_the_crds_it_says_what_to_do(tmp_path: Path) -> None:
-    bare = tmp_path / "mlsched"
-    shutil.copytree(CHART, bare, ignore=shutil.ignore_patterns("files"))
+    bare = charts.copy(tmp_path)
     found = helm("template", "m", str(bare))
     assert "make chart" in found.stderr
     assert helm("template", "m", str(bare), "--set", "crds.install=false").returncode == 0
@@ -128,6 +73,19 @@ def test_without_dra_there_are_no_rights_on_claims(chart: Path) -> None:
     assert not [group for group, _ in found if group == "resource.k8s.io"]
 
 
+def crds(objects: list[dict[str, Any]]) -> dict[str, dict[str, Any]]:
+    kind = "CustomResourceDefinition"
+    return {one["metadata"]["name"]: one for one in objects if one["kind"] == kind}
+
+
+def test_the_crds_are_those_of_the_model_and_stay(chart: Path) -> None:
+    kept = crds(render(chart))
+    policies = [one["metadata"].pop("annotations") for one in kept.values()]
+    assert policies == [{"helm.sh/resource-policy": "keep"}] * 3
+    assert kept == crds(build_crds())
+    assert crds(render(chart, crds__keep=False)) == crds(build_crds())
+
+
 def test_options_reach_the_controller(chart: Path) -> None:
     objects = render(
         chart,
@@ -146,6 +104,44 @@ def test_options_reach_the_controller(chart: Path) -> None:
     assert spec["imagePullSecrets"] == [{"name": "registry"}]
     assert {"--image=jobs:1", "--layer-rule=pool=cpu:data"} <= set(spec["containers"][0]["args"])
     assert find(objects, "PodDisruptionBudget", "m-controller")["spec"]["maxUnavailable"] == 1
+
+
+def test_options_reach_the_agent(chart: Path) -> None:
+    objects = render(
+        chart,
+        agent__namespace="gpu",
+        agent__runtimeClassName="nvidia",
+        agent__extraArgs=["--period=30"],
+        agent__nodeSelector={"nvidia.com/gpu.present": None, "pool": "gpu"},
+    )
+    daemons = find(objects, "DaemonSet", "m-agent")
+    spec = daemons["spec"]["template"]["spec"]
+    assert daemons["metadata"]["namespace"] == "gpu"
+    assert find(objects, "ServiceAccount", "m-agent")["metadata"]["namespace"] == "gpu"
+    (subject,) = find(objects, "ClusterRoleBinding", "m-agent")["subjects"]
+    assert subject == {"kind": "ServiceAccount", "name": "m-agent", "namespace": "gpu"}
+    assert (spec["runtimeClassName"], spec["nodeSelector"]) == ("nvidia", {"pool": "gpu"})
+    assert spec["containers"][0]["args"] == ["agent", "--period=30"]
+
+
+def test_the_network_policies_let_pods_reach_the_api_server_only(chart: Path) -> None:
+    objects = render(
+        chart,
+        networkPolicy__enabled=True,
+        networkPolicy__apiServerCidrs=["10.0.0.1/32"],
+        networkPolicy__apiServerPorts=[6443],
+    )
+    rule = {
+        "ports": [{"protocol": "TCP", "port": 6443}],
+        "to": [{"ipBlock": {"cidr": "10.0.0.1/32"}}],
+    }
+    for kind, name in (("Deployment", "m-controller"), ("DaemonSet", "m-agent")):
+        spec = find(objects, "NetworkPolicy", name)["spec"]
+        assert spec["policyTypes"] == ["Ingress", "Egress"]
+        assert "ingress" not in spec
+        assert spec["egress"] == [rule]
+        labels = find(objects, kind, name)["spec"]["template"]["metadata"]["labels"]
+        assert spec["podSelector"]["matchLabels"].items() <= labels.items()
 
 
 def test_parts_can_be_left_out(chart: Path) -> None:
@@ -169,6 +165,8 @@ def test_parts_can_be_left_out(chart: Path) -> None:
         ("controller.replica=2", "replica"),
         ("image.pullPolicy=Sometimes", "pullPolicy"),
         ("controller.layerRules={nonsense}", "layerRules"),
+        ("networkPolicy.apiServerCidrs={kubernetes}", "apiServerCidrs"),
+        ("networkPolicy.apiServerPorts={}", "apiServerPorts"),
     ],
 )
 def test_wrong_values_are_refused(chart: Path, value: str, words: str) -> None:
@@ -182,8 +180,7 @@ def test_the_controller_works_with_the_rights_of_the_chart(chart: Path, until: U
         kwok = Kwok(plane)
         kwok.add_nodes(2, gpus=8)
         plane.create_namespace("mlsched")
-        for one in render(chart, controller__podDisruptionBudget=True):
-            plane.api("POST", PLURALS[one["kind"]].format("mlsched"), one)
+        charts.install(plane, chart, "mlsched", controller__podDisruptionBudget=True)
         config = plane.kubeconfig_for_service_account("mlsched", "m-controller")
         log = controllers.start(plane, "--namespace", "mlsched", kubeconfig=config).log
         jobs = Jobs(plane, plane.create_namespace("team"))

@@ -11,13 +11,11 @@ from typing import Any
 
 import pytest
 
-from tests.controlplane import images
+from tests.controlplane import charts, images
+from tests.controlplane.charts import find, render
 from tests.controlplane.controllers import Jobs
 from tests.controlplane.nodes import Nodes
 from tests.controlplane.planes import ControlPlane
-from tests.integration.kubernetes.test_chart import PLURALS, chart, find, render
-
-__all__ = ["chart"]
 
 pytestmark = [
     pytest.mark.needs_nodes,
@@ -68,9 +66,9 @@ def test_the_chart_runs_in_the_image_and_schedules(
         namespace = plane.create_namespace("mlsched")
         labels = {"metadata": {"labels": {"pod-security.kubernetes.io/enforce": "restricted"}}}
         plane.api("PATCH", f"/api/v1/namespaces/{namespace}", labels)
-        objects = render(chart, image__repository=IMAGE, image__tag="test", agent__enabled=False)
-        for one in objects:
-            plane.api("POST", PLURALS[one["kind"]].format(namespace), one)
+        values = {"image__repository": IMAGE, "image__tag": "test", "agent__enabled": False}
+        charts.install(plane, chart, namespace, **values)
+        objects = render(chart, namespace, **values)
         _start_pod(plane, find(objects, "Deployment", "m-controller"))
         jobs = Jobs(plane, plane.create_namespace("team"))
         jobs.submit("sum", command=["python3", "-c", "print(2+3)"], image=images.PYTHON,

@@ -14,3 +14,7 @@ allowPrivilegeEscalation: false
 readOnlyRootFilesystem: true
 capabilities: {drop: [ALL]}
 {{- end -}}
+
+{{- define "mlsched.agent-namespace" -}}
+{{ .Values.agent.namespace | default .Release.Namespace }}
+{{- end -}}
