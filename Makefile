@@ -49,7 +49,7 @@ lock: $(STAMP)  ## Renew the locked requirements from pyproject.toml
 	$(BIN)/uv pip compile --universal --generate-hashes --python-version 3.11 --no-header \
 	  --no-annotate -q pyproject.toml requirements/dev.in -o requirements/dev.txt
 	$(BIN)/uv pip compile --universal --generate-hashes --python-version 3.11 --no-header \
-	  --no-annotate -q pyproject.toml -o requirements/base.txt
+	  --no-annotate -q --extra agent pyproject.toml -o requirements/base.txt
 	$(BIN)/uv pip compile --python-platform x86_64-manylinux_2_28 --generate-hashes --no-header \
 	  --python-version 3.11 --no-annotate -q requirements/ray-image.in -o requirements/ray-image.txt
 

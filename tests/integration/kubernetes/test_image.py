@@ -1,4 +1,4 @@
-"""The image of deploy/docker, built without a daemon, schedules from a pod of the chart."""
+"""The image of deploy/docker, built without a daemon, works in the pods of the chart."""
 
 from __future__ import annotations
 
@@ -26,6 +26,8 @@ pytestmark = [
 
 ROOT = Path(__file__).parents[3]
 IMAGE = "mlsched.io/mlsched"
+LEVEL = "pod-security.kubernetes.io/enforce"
+GPU_NODE = "/apis/mlsched.io/v1alpha1/gpunodes/node-a"
 CERTIFICATES = "/etc/ssl/certs/ca-certificates.crt"
 Until = Callable[..., Any]
 
@@ -62,32 +64,39 @@ def test_the_chart_runs_in_the_image_and_schedules(
 ) -> None:
     with ControlPlane(controller_manager=True) as plane:
         nodes = Nodes(plane)
-        nodes.add("node-a", {"mlsched.io/layer": "data"}, archives=[archive])
-        namespace = plane.create_namespace("mlsched")
-        labels = {"metadata": {"labels": {"pod-security.kubernetes.io/enforce": "restricted"}}}
-        plane.api("PATCH", f"/api/v1/namespaces/{namespace}", labels)
-        values = {"image__repository": IMAGE, "image__tag": "test", "agent__enabled": False}
-        charts.install(plane, chart, namespace, **values)
-        objects = render(chart, namespace, **values)
+        labels = {"mlsched.io/layer": "data", "nvidia.com/gpu.present": "true"}
+        nodes.add("node-a", labels, archives=[archive])
+        plane.create_namespace("mlsched", {LEVEL: "restricted"})
+        plane.create_namespace("gpu", {LEVEL: "privileged"})
+        values = {
+            "image__repository": IMAGE, "image__tag": "test", "agent__namespace": "gpu"
+        }  # fmt: skip
+        charts.install(plane, chart, "mlsched", **values)
+        objects = render(chart, **values)
         _start_pod(plane, find(objects, "Deployment", "m-controller"))
         jobs = Jobs(plane, plane.create_namespace("team"))
         jobs.submit("sum", command=["python3", "-c", "print(2+3)"], image=images.PYTHON,
                     cpusPerTask="100m")  # fmt: skip
         until(lambda: jobs.state("sum") == "SUCCEEDED", 120)
         assert jobs.log("sum-1-0") == "5\n"
+        _start_pod(plane, find(objects, "DaemonSet", "m-agent"))
+        until(lambda: plane.exists(GPU_NODE), 60)
+        status = until(lambda: plane.api("GET", GPU_NODE).get("status"), 60)
+        assert status["summary"]["gpus"] == 0
+        assert "who holds" not in status["summary"]["note"]
 
 
-def _start_pod(plane: ControlPlane, deployment: dict[str, Any]) -> None:
-    """The pod of the Deployment: no controller of Deployments runs on the planes of the tests.
+def _start_pod(plane: ControlPlane, workload: dict[str, Any]) -> None:
+    """The pod of a Deployment or DaemonSet, which no controller of the tests' planes makes.
 
     There is no kube-proxy either, so that the API server is reached by its name.
     """
-    template = deployment["spec"]["template"]
+    metadata, template = workload["metadata"], workload["spec"]["template"]
     spec = template["spec"] | {"nodeName": "node-a"}
     container = spec["containers"][0]
     container["env"] += [
         {"name": "KUBERNETES_SERVICE_HOST", "value": "kubernetes.default.svc"},
         {"name": "KUBERNETES_SERVICE_PORT", "value": "443"},
     ]
-    body = {"metadata": {"name": "controller", **template["metadata"]}, "spec": spec}
-    plane.api("POST", "/api/v1/namespaces/mlsched/pods", body)
+    body = {"metadata": {"name": metadata["name"], **template["metadata"]}, "spec": spec}
+    plane.api("POST", f"/api/v1/namespaces/{metadata['namespace']}/pods", body)
