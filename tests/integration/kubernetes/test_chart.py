@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 
 from mlsched.specs.crds import build_crds
 from tests.controlplane import charts, controllers
@@ -18,6 +20,7 @@ from tests.controlplane.planes import ApiError, ControlPlane
 
 pytestmark = [pytest.mark.needs_controlplane, pytest.mark.slow]
 
+GUIDE = Path(__file__).parents[3] / "docs" / "guides" / "kubernetes.md"
 Until = Callable[..., Any]
 
 CONTROLLER_RULES = {
@@ -156,6 +159,23 @@ def test_parts_can_be_left_out(chart: Path) -> None:
         ("RoleBinding", "m-controller"),
         ("Deployment", "m-controller"),
     }
+
+
+def leaves(values: dict[str, Any], path: str = "") -> set[str]:
+    found = set()
+    for name, value in values.items():
+        is_group = isinstance(value, dict) and not path
+        found |= leaves(value, f"{name}.") if is_group else {f"{path}{name}"}
+    return found
+
+
+def test_the_guide_and_the_schema_list_each_value() -> None:
+    values = yaml.safe_load((charts.CHART / "values.yaml").read_text())
+    schema = json.loads((charts.CHART / "values.schema.json").read_text())["properties"]
+    told = re.findall(r"`(\w+\.\w+)`", GUIDE.read_text().partition("## Values")[2])
+    assert set(told) == leaves(values)
+    groups = {name: group.get("properties", {}) for name, group in schema.items()}
+    assert leaves(groups) == leaves(values)
 
 
 @pytest.mark.parametrize(
