@@ -25,6 +25,8 @@ sys.path.insert(0, str(Path(__file__).parents[2]))
 
 import aiohttp
 
+from tests.controlplane import binaries
+from tests.controlplane.controllers import install
 from tests.controlplane.fake_nodes import node
 from tests.controlplane.planes import ControlPlane
 
@@ -85,10 +87,8 @@ class Loader:
     """Asks the API server from this program: creates objects, and watches pods."""
 
     def __init__(self, plane: ControlPlane) -> None:
-        config = json.loads(plane.kubectl("config", "view", "--raw", "-o", "json"))
-        self.server = config["clusters"][0]["cluster"]["server"]
-        token = config["users"][0]["user"].get("token", "")
-        self.headers = {"Authorization": f"Bearer {token}"}
+        self.server = plane.url
+        self.headers = {"Authorization": f"Bearer {plane.admin_token}"}
 
     def session(self) -> aiohttp.ClientSession:
         connector = aiohttp.TCPConnector(ssl=False, limit=0)
@@ -135,14 +135,6 @@ def start_controller(plane: ControlPlane) -> subprocess.Popen[bytes]:
     words += ["--kubeconfig", str(plane.admin_kubeconfig)]
     log = (plane.directory / "mlsched.log").open("wb")
     return subprocess.Popen(words, stderr=log, stdout=log)
-
-
-def install(plane: ControlPlane) -> None:
-    """The CRDs, as ``mlsched controller crds`` prints them."""
-    words = [sys.executable, "-m", "mlsched", "controller", "crds"]
-    crds = subprocess.run(words, check=True, capture_output=True, text=True).stdout
-    plane.kubectl("apply", "--server-side", "-f", "-", stdin=crds)
-    plane.kubectl("wait", "--for=condition=Established", "crd", "--all")
 
 
 def add_nodes(plane: ControlPlane, count: int) -> None:
@@ -318,6 +310,10 @@ def duel(what: str, run: Callable[[str, Contender, int], dict[str, float]], roun
 
 def main(words: list[str]) -> None:
     """Run what is named, or everything."""
+    reason = binaries.missing("etcd", "kube-apiserver", "kube-scheduler")
+    if reason is not None:
+        tell("clusters", left_out=reason)
+        return
     rounds = int(words[1]) if len(words) > 1 else 3
     wanted = words[:1] or ["bind", "submit", "idle", "size"]
     if "bind" in wanted:
