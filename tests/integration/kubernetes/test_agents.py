@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -26,6 +27,10 @@ pytestmark = [
 Until = Callable[..., Any]
 GPUS = 3
 PERIOD_S = 0.5
+HEARD_S = 3
+"""In which the controller has surely heard what a test has read."""
+
+_NUMBERS = itertools.count(1)
 
 
 @pytest.fixture(scope="module")
@@ -33,16 +38,17 @@ def library(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return fake_nvml.build(tmp_path_factory.mktemp("fake-nvml"))
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture
 def gpus(scheduled_nodes: Nodes, library: Path) -> Iterator[Gpus]:
-    node = scheduled_nodes.add("gpu-a")
+    """A node for each test: what its agent heard of an Xid counts for minutes."""
+    node = scheduled_nodes.add(f"gpu-{next(_NUMBERS)}")
     made = Gpus(node, GPUS, library)
     made.start_device_plugin()
     made.start_agent(PERIOD_S)
     yield made
     made.stop_agent()
     node.crash()
-    scheduled_nodes.plane.api("DELETE", "/api/v1/nodes/gpu-a")
+    scheduled_nodes.plane.api("DELETE", f"/api/v1/nodes/{node.name}")
 
 
 @pytest.fixture
@@ -55,12 +61,12 @@ def test_a_node_tells_its_gpus(gpus: Gpus, until: Until) -> None:
     status = gpus.published()
     assert status["summary"] == {"gpus": 3, "healthy": 3, "driver": "580.105.08", "note": ""}
     assert [one["uuid"] for one in status["inventory"]["gpus"]] == gpus.uuids
-    owner = gpus.node.plane.api("GET", "/apis/mlsched.io/v1alpha1/gpunodes/gpu-a")["metadata"]
+    owner = gpus.node.plane.api("GET", f"{GPU_NODES}/{gpus.node.name}")["metadata"]
     assert owner["ownerReferences"][0]["kind"] == "Node"
 
 
 def test_heat_is_no_reason_to_write(gpus: Gpus, until: Until) -> None:
-    until(lambda: gpus.published().get("summary", {}).get("gpus") == GPUS, 20)
+    until(lambda: gpus.published().get("summary", {}).get("healthy") == GPUS, 20)
     before = gpus.published()
     lines = fake_nvml.machine(GPUS)
     hot = [line.replace("temp=29", "temp=61") for line in lines]
@@ -91,6 +97,7 @@ def test_a_job_gets_its_gpus_and_the_agent_names_its_pod(
 def test_a_lost_gpu_is_told_and_not_given(gpus: Gpus, jobs: Jobs, until: Until) -> None:
     gpus.say(*fake_nvml.machine(GPUS), "fail * 1 15")
     until(lambda: gpus.published().get("summary", {}).get("healthy") == GPUS - 1, 20)
+    time.sleep(HEARD_S)
     look_at_gpus(jobs, "all", GPUS)
     look_at_gpus(jobs, "rest", GPUS - 1)
     until(lambda: jobs.state("rest") == "SUCCEEDED", 30)

@@ -26,6 +26,9 @@ pytestmark = [
 Until = Callable[..., Any]
 GPUS = 3
 CLAIMS = "/apis/resource.k8s.io/v1/namespaces/{}/resourceclaims"
+HEARD_S = 3
+"""In which the controller has surely heard what a test has read."""
+
 START_S_MAX = 15.0
 """A pod that the kubelet has to look at a second time takes 86 s."""
 
@@ -107,6 +110,7 @@ def test_devices_that_claims_of_others_hold_are_not_given(
 def test_a_broken_device_is_not_given(gpus: Gpus, jobs: Jobs, until: Until) -> None:
     gpus.say(*fake_nvml.machine(GPUS), "fail * 1 15")
     until(lambda: gpus.published().get("summary", {}).get("healthy") == GPUS - 1, 20)
+    time.sleep(HEARD_S)
     look_at_gpus(jobs, "rest", 2)
     until(lambda: jobs.state("rest") == "SUCCEEDED", 60)
     assert sorted(jobs.log("rest-1-0").split()) == [gpus.uuids[0], gpus.uuids[2]]

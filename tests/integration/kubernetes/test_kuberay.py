@@ -34,7 +34,7 @@ WHERE = """
 import ray, socket
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 ray.init(address="auto", log_to_driver=False)
-name = ray.remote(socket.gethostname)
+name = ray.remote(lambda: socket.gethostname())
 nodes = [node["NodeID"] for node in ray.nodes() if node["Alive"]]
 here = [NodeAffinitySchedulingStrategy(node, soft=False) for node in nodes]
 names = ray.get([name.options(scheduling_strategy=strategy).remote() for strategy in here])
