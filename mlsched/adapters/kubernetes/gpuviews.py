@@ -107,4 +107,17 @@ def _judge_inventory(inventory: Inventory | None, now_ms: int) -> _Judged:
     if not inventory.gpus:
         note = f"its node agent finds no GPU: {inventory.note}" if inventory.note else ""
         return _Judged((), note, until_ms)
-    return _Judged(placeable_devices(inventory, now_ms), inventory.note, until_ms)
+    devices = placeable_devices(inventory, now_ms)
+    if not any(one.profile for one in devices):
+        devices += _nameless(inventory)
+    return _Judged(devices, inventory.note, until_ms)
+
+
+def _nameless(inventory: Inventory) -> tuple[Device, ...]:
+    """GPUs that do not even tell their UUID: lost before the agent ever read them, and broken."""
+    reason = "it does not tell its UUID"
+    return tuple(
+        Device(f"GPU {gpu.index}", "unknown GPU", 0, healthy=False, health_reason=reason)
+        for gpu in inventory.gpus
+        if not gpu.is_identified
+    )

@@ -101,7 +101,7 @@ def test_a_lost_gpu_is_told_and_not_given(gpus: Gpus, jobs: Jobs, until: Until) 
     look_at_gpus(jobs, "all", GPUS)
     look_at_gpus(jobs, "rest", GPUS - 1)
     until(lambda: jobs.state("rest") == "SUCCEEDED", 30)
-    assert jobs.state("all") == "PENDING"
+    assert jobs.state("all") == "PENDING", jobs.status("all")
     gpus.say(*fake_nvml.machine(GPUS))
     until(lambda: jobs.state("all") == "SUCCEEDED", 30)
 
