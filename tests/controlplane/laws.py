@@ -57,6 +57,7 @@ def broken(
     expected: Mapping[str, Expected],
     nodes: Mapping[str, Sizes],
     gangs: Mapping[str, int] | None = None,
+    partial_s_max: float = PARTIAL_S_MAX,
 ) -> list[str]:
     """Every breach of a law.
 
@@ -64,6 +65,7 @@ def broken(
         expected: How jobs must end, by name; those that were deleted are not asked for.
         nodes: All nodes.
         gangs: Size of each foreign gang, by the label ``tests/gang`` of its pods.
+        partial_s_max: How long a gang may be there in part; longer where nobody can write.
     """
     return [
         *double_starts(history),
@@ -73,8 +75,8 @@ def broken(
         *lost_jobs(history, expected),
         *disagreements(history),
         *leaks(history),
-        *partial_gangs(history),
-        *foreign_breaches(history, gangs or {}),
+        *partial_gangs(history, partial_s_max),
+        *foreign_breaches(history, gangs or {}, partial_s_max),
         *overfull_nodes(history, nodes),
     ]
 
@@ -212,7 +214,7 @@ def leaks(history: History) -> Iterator[str]:
                 yield f"leak: {pod.label} lived {lived_s:.1f} s after the end of its job"
 
 
-def partial_gangs(history: History) -> Iterator[str]:
+def partial_gangs(history: History, seconds_max: float) -> Iterator[str]:
     """Of a gang all pods are there, or none, or they are being ended; but for a short time."""
     for job, index, pods in history.units():
         groups = int(job.spec.get("nodes", 1))
@@ -220,20 +222,22 @@ def partial_gangs(history: History) -> Iterator[str]:
         for pod in pods:
             by_attempt[pod.attempt].append(pod)
         for attempt, some in by_attempt.items():
-            yield from _partial(f"{_name(job, index)} attempt {attempt}", some, groups)
+            yield from _partial(f"{_name(job, index)} attempt {attempt}", some, groups, seconds_max)
 
 
-def _partial(name: str, pods: Sequence[PodLife], size: int) -> Iterator[str]:
+def _partial(name: str, pods: Sequence[PodLife], size: int, seconds_max: float) -> Iterator[str]:
     bound = sorted(one.bound_s for one in pods if one.bound != NEVER)
     if not bound or size < 2:
         return
     ends = [one.over_s for one in pods if one.over != NEVER]
     whole_s = bound[-1] if len(bound) >= size else min(ends, default=time.monotonic())
-    if whole_s - bound[0] > PARTIAL_S_MAX:
+    if whole_s - bound[0] > seconds_max:
         yield f"partial gang: {name}: {len(bound)} of {size} for {whole_s - bound[0]:.1f} s"
 
 
-def foreign_breaches(history: History, gangs: Mapping[str, int]) -> Iterator[str]:
+def foreign_breaches(
+    history: History, gangs: Mapping[str, int], partial_s_max: float
+) -> Iterator[str]:
     """Pods of others are placed once, in whole gangs."""
     members: dict[str, list[PodLife]] = defaultdict(list)
     for pod in history.pods.values():
@@ -244,7 +248,7 @@ def foreign_breaches(history: History, gangs: Mapping[str, int]) -> Iterator[str
             if pod.bound == NEVER and pod.over == NEVER:
                 yield f"lost: the foreign pod {pod.label} was never placed"
     for name, some in members.items():
-        yield from _partial(f"foreign {name}", some, gangs.get(name, 1))
+        yield from _partial(f"foreign {name}", some, gangs.get(name, 1), partial_s_max)
 
 
 def overfull_nodes(history: History, nodes: Mapping[str, Sizes]) -> Iterator[str]:

@@ -17,7 +17,7 @@ from tests.controlplane.api import ApiError
 from tests.controlplane.fake_nodes import Kwok
 from tests.controlplane.histories import ENDED, NEVER, History, read_history
 from tests.controlplane.journals import STORAGE, Journal
-from tests.controlplane.laws import Sizes, broken
+from tests.controlplane.laws import PARTIAL_S_MAX, Sizes, broken
 from tests.controlplane.planes import ControlPlane
 from tests.controlplane.proxies import NONE, FaultProxy
 from tests.controlplane.spawned import Controller, Spawner
@@ -89,6 +89,7 @@ class Rig:
         *,
         disturb_s: float = 0.4,
         awaited: str = "",
+        partial_s_max: float = PARTIAL_S_MAX,
     ) -> list[str]:
         """Create a workload, disturb it after a while, wait until all has ended; the breaches.
 
@@ -96,6 +97,7 @@ class Rig:
             tend: Called all the time: restarts controllers.
             disturb_s: How long that while is at most.
             awaited: A job; it is over as soon as this one runs.
+            partial_s_max: How long a gang may be there in part.
         """
         for path, body in work.bodies:
             _patiently(partial(self.plane.api, "POST", path, body))
@@ -103,7 +105,8 @@ class Rig:
         for path, what in work.later:
             _patiently(partial(disturb, self.plane, path, what))
         self.wait(lambda: self.is_quiet(work.namespace), tend, END_S_MAX)
-        return broken(self.history(work.namespace), work.expected, self.nodes, work.gangs)
+        history = self.history(work.namespace)
+        return broken(history, work.expected, self.nodes, work.gangs, partial_s_max)
 
     def wait(self, probe: Callable[[], bool], tend: Callable[[], None], seconds: float) -> None:
         """Until a probe says so, or the time is up."""

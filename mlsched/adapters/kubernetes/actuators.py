@@ -93,19 +93,26 @@ class PodActuator:
         self._look(track)
 
     async def adopt(self, job: Job) -> None:
-        """Find the pods of an attempt that an earlier controller began."""
-        track = self.track(job)
+        """Make whole an attempt that an earlier controller began, and whose pods are known by now.
+
+        What its pods say comes first: where one has failed or is being deleted, those that are
+        missing were deleted after it, and must not start once more. An attempt that is not
+        tracked any more has ended.
+        """
+        track = self._find(job.id, job.attempt)
         if track is None:
             return
-        if track.missing and job.state is JobState.RUNNING:
+        self._look(track)
+        if track.has_ended or track.verdict is not None:
+            return
+        if track.missing and (job.state is JobState.RUNNING or track.is_being_deleted):
             name = pod_name(job, track.owner, track.missing[0])
             text = f"its pod {name} was deleted while no controller ran"
             track.rule(Outcome(EndCause.DELETED, message=text))
             self._delete_if_ruled(track)
+            self._look(track)
         elif (track.missing or find_unbound(track, self._pods)) and not job.cancel_requested:
             await self.launch(job)
-            return
-        self._look(track)
 
     async def stop(self, job_id: str, attempt: int, grace_s: int) -> None:
         """Delete the pods of an attempt; one that was never launched ends at once."""

@@ -86,6 +86,11 @@ class Track:
         """Groups of which no pod was seen."""
         return [group for group in range(self.groups) if group not in self._readings]
 
+    @property
+    def is_being_deleted(self) -> bool:
+        """Whether a pod of it was deleted, or is about to go."""
+        return bool(self._deleted)
+
     def pod_key(self, group: int) -> str:
         """``NAMESPACE/NAME`` of the pod of a group."""
         return f"{self.owner.namespace}/{pod_name(self.job, self.owner, group)}"
