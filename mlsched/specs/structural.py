@@ -25,13 +25,16 @@ Schema = dict[str, Any]
 COUNT_MAX = 1_000_000
 """More items, keys than any object of 1.5 MiB has."""
 
+_LEAST = -(2**62)
+"""Below every number that a spec takes; whole, since YAML 1.1 reads -1e+300 as text."""
+
 _NEVER = r"^\b$"
 """Matches no text: there is no word boundary in an empty one."""
 
 KINDS: dict[str, Schema] = {
     "string": {"not": {"pattern": _NEVER}},
-    "number": {"not": {"maximum": -1e300}},
-    "integer": {"not": {"maximum": -1e300}, "multipleOf": 1},
+    "number": {"not": {"maximum": _LEAST}},
+    "integer": {"not": {"maximum": _LEAST}, "multipleOf": 1},
     "array": {"not": {"minItems": COUNT_MAX}},
     "object": {"not": {"minProperties": COUNT_MAX}},
 }
