@@ -64,6 +64,6 @@ def test_what_cannot_be_read_is_as_good_as_absent(status: dict[str, object]) -> 
 
 def test_a_gpu_that_was_lost_before_its_uuid_was_read_counts_as_broken() -> None:
     whole = inventory(2)
-    lost = replace(whole.gpus[1], uuid="")
+    lost = replace(whole.gpus[1], uuid="index-1")
     found = view_of(told(replace(whole, gpus=(whole.gpus[0], lost)))).of("node-a", NOW_MS).known
     assert [one.healthy for one in found] == [True, False]
