@@ -26,8 +26,6 @@ class Stuck(Struct, frozen=True):
 
 def conclude(
     directory: AttemptDirectory,
-    job_id: str,
-    attempt: int,
     status: int | None,
     earlier: Stuck | None = None,
     *,
@@ -60,7 +58,7 @@ def conclude(
     if claim.identity is not None and is_alive(claim.identity):
         return claim.identity
     known = earlier.processes if earlier else []
-    if left := kill_leftovers(directory, job_id, attempt, fresh=fresh, known=known):
+    if left := kill_leftovers(directory, fresh=fresh, known=known):
         return Stuck(left)
     return started, directory.read_outcome() or _lost(claim)
 

@@ -3,7 +3,8 @@
 1. Control groups that it made: every member is the job's.
 2. The first process of each rank, by id and start time; it dies with the supervisor, but its
    session may live on.
-3. ``MLSCHED_JOB_ID`` and ``MLSCHED_ATTEMPT`` in the environment of our own user's processes.
+3. ``MLSCHED_ATTEMPT_DIR`` in the environment of our own user's processes. The job's id would not
+   do: another service of this user, with a state directory of its own, has a job of that id too.
 4. Whatever descends from any of these.
 
 Nothing is killed on weaker evidence: an id that was used again is a stranger. So one kind of
@@ -34,6 +35,8 @@ KILL_S = 1.0
 """Longest time to try at once: whoever closes the service waits for it."""
 
 PERIOD_S = 0.02
+MARK = b"MLSCHED_ATTEMPT_DIR="
+
 QUIET_ROUNDS = 2
 """Rounds in a row that must find nothing: a process may fork while it is looked for."""
 
@@ -41,9 +44,9 @@ QUIET_ROUNDS = 2
 class Evidence(Struct, frozen=True):
     """What tells the processes of one attempt from all others."""
 
+    attempt_dir: Path
     groups: list[str]
     started: Started | None
-    marks: tuple[bytes, bytes]
     fresh: bool
     """The supervisor's death was seen as it happened: no id was used again since."""
     known: frozenset[tuple[int, int]]
@@ -52,8 +55,6 @@ class Evidence(Struct, frozen=True):
 
 def kill_leftovers(
     directory: AttemptDirectory,
-    job_id: str,
-    attempt: int,
     *,
     fresh: bool,
     known: Iterable[Process] = (),
@@ -68,9 +69,9 @@ def kill_leftovers(
         Processes that are still there; nothing is left when it is empty.
     """
     evidence = Evidence(
+        directory.path,
         directory.read_groups(),
         directory.read_started(),
-        (f"MLSCHED_JOB_ID={job_id}".encode(), f"MLSCHED_ATTEMPT={attempt}".encode()),
         fresh,
         frozenset((process.pid, process.start_time) for process in known),
     )
@@ -100,7 +101,7 @@ def _find(evidence: Evidence) -> list[Process]:
             pid in members
             or process.session in sessions
             or (pid, process.start_time) in evidence.known
-            or _has_marks(pid, evidence.marks)
+            or _is_marked(pid, evidence.attempt_dir)
         )
     }
     found.discard(os.getpid())
@@ -121,12 +122,13 @@ def _own_sessions(started: Started | None, processes: dict[int, Process], fresh:
     return own
 
 
-def _has_marks(pid: int, marks: tuple[bytes, bytes]) -> bool:
+def _is_marked(pid: int, attempt_dir: Path) -> bool:
     proc = Path(f"/proc/{pid}")
     try:
         if proc.stat().st_uid != os.getuid():
             return False
         variables = (proc / "environ").read_bytes().split(b"\0")
+        marks = [os.fsdecode(value[len(MARK) :]) for value in variables if value.startswith(MARK)]
+        return any(attempt_dir.samefile(mark) for mark in marks)
     except OSError:
         return False
-    return all(mark in variables for mark in marks)

@@ -284,10 +284,10 @@ class LocalNode:
         """As `conclude`, again and again until the disk answers and nothing is left."""
         stuck_at = time.monotonic() + STUCK_S
         earlier: Stuck | None = None
-        key = (watched.directory, watched.job_id, watched.attempt)
+        directory = watched.directory
         while True:
             try:
-                found = await asyncio.to_thread(conclude, *key, status, earlier, fresh=fresh)
+                found = await asyncio.to_thread(conclude, directory, status, earlier, fresh=fresh)
             except OSError:
                 await asyncio.sleep(RETRY_S)
                 continue

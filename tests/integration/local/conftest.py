@@ -151,7 +151,8 @@ class Bench:
         for process in psutil.process_iter():
             with contextlib.suppress(psutil.Error):
                 is_dead = process.status() == psutil.STATUS_ZOMBIE
-                if not is_dead and process.environ().get("MLSCHED_JOB_ID") == job.id:
+                mark = process.environ().get("MLSCHED_ATTEMPT_DIR")
+                if not is_dead and mark == str(self.files(job).path):
                     found.append(process)
         return found
 

@@ -236,6 +236,32 @@ def test_kill_9_of_service_and_supervisor_is_cleaned_up_at_adoption(bench):
     assert bench.processes(job) == []
 
 
+def test_the_end_of_a_supervisor_spares_a_job_of_the_same_id_of_another_service(bench, request):
+    """Ids are numbers: two state directories of one user have a job 1 each."""
+    others = type(bench)(bench.path / "other" / bench.path.name)
+    request.addfinalizer(others.kill_all)
+    others.path.mkdir(parents=True)
+    ours, theirs = (each.job("sleep", "100", milli_cpus=1000) for each in (bench, others))
+    jobs = [(bench, ours), (others, theirs)]
+    assert ours.id == theirs.id
+
+    async def work(run):
+        async with others.node() as other:
+            await run.node.launch(ours)
+            await other.node.launch(theirs)
+            await run.started(ours)
+            await other.started(theirs)
+            groups = [each.files(job).read_groups() for each, job in jobs]
+            assert len(groups[0]) == len(groups[1])
+            _kill_supervisor(bench, ours)
+            outcome = await run.ended(ours)
+            assert len(others.processes(theirs)) == 1
+            await other.node.stop(theirs.id, 1, 0)
+            return outcome.cause, (await other.ended(theirs)).cause
+
+    assert bench.do(work) == (EndCause.SUPERVISOR_LOST, EndCause.STOPPED)
+
+
 def test_after_a_reboot_the_attempt_is_lost_with_the_machine(bench):
     job = bench.shell("sleep 100")
     _write_launch(bench, job)

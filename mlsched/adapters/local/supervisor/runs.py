@@ -149,7 +149,8 @@ class Run:
         self._wake = wake
         self._poll = select.poll()
         self._poll.register(wake, select.POLLIN)
-        name = f"mlsched-{launch['job_id']}-{launch['attempt']}"
+        # Our own id too: another service of this machine has a job of the same id.
+        name = f"mlsched-{launch['job_id']}-{launch['attempt']}-{os.getpid()}"
         allowed = not os.environ.get("MLSCHED_NO_CGROUPS")
         self._limits = Limits(name, launch["memory_bytes"], launch["milli_cpus"], allowed)
         self._watch = MemoryWatch(self._limits, launch["memory_bytes"])
