@@ -62,12 +62,13 @@ def test_ls_without_jobs_says_what_else_to_look_at(fresh_home):
 
 def test_watching_as_json_is_one_object_a_line(home):
     watching = home.start("ls", "-w", "-o", "json")
-    name = home.submit("--", "true")
+    name = home.submit("--", "sh", "-c", "until [ -e seen ]; do sleep 0.02; done")
     states = []
     while not states or states[-1] != "SUCCEEDED":
         event = json.loads(watching.stdout.readline())
         if event["name"] == name:
             states.append(event["state"])
+            (home.path / "seen").touch()
     watching.send_signal(signal.SIGINT)
     watching.communicate(timeout=30)
     assert watching.returncode == 130
