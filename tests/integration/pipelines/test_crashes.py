@@ -27,6 +27,10 @@ import pyarrow as pa, pyarrow.compute as pc
 from mlsched_pipelines import LocalEngine, Plan, csv, run
 
 calls = 0
+write = os.write
+
+def tell(word, number):
+    write(int(sys.argv[1]), f"{word} {number}\\n".encode())
 
 def mortal(function, die_at):
     def call(*args, **kwargs):
@@ -44,7 +48,7 @@ def work(source, out, die_at):
     plan = Plan.scan(csv(source, schema, split_bytes=8000)).sort([("value", "ascending")])
     with LocalEngine(1 if die_at else 2) as engine:
         run(plan.write(out), engine=engine)
-    print("steps", calls, flush=True)
+    tell("steps", calls)
 
 for line in sys.stdin:
     source, out, die_at = line.split("\t")
@@ -56,22 +60,28 @@ for line in sys.stdin:
             code = 0
         finally:
             os._exit(code)
-    print("pid", child, flush=True)
+    tell("pid", child)
     _, status = os.waitpid(child, 0)
-    print("ended", os.waitstatus_to_exitcode(status), flush=True)
+    tell("ended", os.waitstatus_to_exitcode(status))
 """
 
 
 class Runner:
-    """Runs the pipeline in a fresh process again and again; forked, since imports cost a second."""
+    """Runs the pipeline in a fresh process again and again; forked, since imports cost a second.
+
+    It tells what happens through a pipe of its own, which nothing else prints to.
+    """
 
     def __init__(self) -> None:
+        read_end, write_end = os.pipe()
         self.process = subprocess.Popen(
-            [sys.executable, "-c", PROGRAM],
+            [sys.executable, "-c", PROGRAM, str(write_end)],
             stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
             text=True,
+            pass_fds=[write_end],
         )
+        os.close(write_end)
+        self._told = os.fdopen(read_end)
         self.steps = 0
 
     def start(self, source: Path, out: Path, die_at: int = 0) -> int:
@@ -86,8 +96,7 @@ class Runner:
         return self._read("ended")
 
     def _read(self, wanted: str) -> int:
-        assert self.process.stdout is not None
-        while line := self.process.stdout.readline():
+        while line := self._told.readline():
             word, number = line.split()
             if word == "steps":
                 self.steps = int(number)
@@ -97,9 +106,8 @@ class Runner:
 
     def close(self) -> None:
         assert self.process.stdin is not None
-        assert self.process.stdout is not None
         self.process.stdin.close()
-        self.process.stdout.close()
+        self._told.close()
         self.process.wait(30)
 
 
