@@ -182,6 +182,9 @@ class Settings(Struct, frozen=True, forbid_unknown_fields=True):
 LOG_BYTES_MAX_ALLOWED = 64 * GIB
 
 
+_SETTINGS = msgspec.json.Decoder(Settings)
+
+
 def load_settings(path: Path) -> Settings:
     """The settings of a TOML file; the defaults where there is none.
 
@@ -202,7 +205,7 @@ def load_settings(path: Path) -> Settings:
         raise ConfigError(f"{path} is not TOML: {error}.") from error
     _refuse_unknown(found, path)
     try:
-        return msgspec.convert(found, Settings)
+        return msgspec.convert(found, _SETTINGS.type)
     except msgspec.ValidationError as error:
         raise ConfigError(f"{path}: {error}.") from error
 

@@ -41,6 +41,9 @@ class Header(msgspec.Struct, frozen=True):
     """``sys.path`` of the process that made it: modules beside its main script are found there."""
 
 
+_decode_header = msgspec.json.Decoder(Header).decode
+
+
 class Call(msgspec.Struct, frozen=True):
     """A function and its arguments."""
 
@@ -172,7 +175,7 @@ def read_blob(blob: Path) -> tuple[Header, bytes]:
     if blob.name != f"{_PREFIX}{hashlib.sha256(content).hexdigest()}":
         raise SpecError(f"the function {blob} is damaged: its content is not what its name says.")
     head, _, payload = content.partition(b"\n")
-    return msgspec.json.decode(head, type=Header), payload
+    return _decode_header(head), payload
 
 
 def load_call(header: Header, payload: bytes) -> Call:

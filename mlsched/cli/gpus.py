@@ -44,12 +44,9 @@ def show(  # noqa: PLR0913 - one parameter an option
     """
     if ctx.invoked_subcommand:
         return
-    import msgspec
-
-    from mlsched.cli.render.gpus import format_gpus, list_uuids, to_plain
+    from mlsched.cli.render.gpus import format_gpus, from_plain, list_uuids, to_plain
     from mlsched.cli.render.tables import terminal_width
     from mlsched.cli.session import Session
-    from mlsched.model.inventory import Inventory
 
     before = ctx.find_root().params.get("context") or ""
     session = Session(
@@ -68,7 +65,7 @@ def show(  # noqa: PLR0913 - one parameter an option
         inventory, holders = replay_file(Path(replay)), {}
     else:
         found = session.client.call("gpus")
-        inventory = msgspec.convert(found["inventory"], Inventory)
+        inventory = from_plain(found["inventory"])
         holders = found["holders"]
     layout = {"width": terminal_width(), "color": session.has_color(), "heads": session.headers}
     session.emit(

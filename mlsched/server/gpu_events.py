@@ -24,6 +24,9 @@ class _Kept(Struct):
     events: tuple[GpuEvent, ...] = ()
 
 
+_decode_kept = msgspec.json.Decoder(_Kept).decode
+
+
 class EventRecord:
     """Events of this boot, in the order in which they came.
 
@@ -43,7 +46,7 @@ class EventRecord:
 
     def _read(self) -> tuple[GpuEvent, ...]:
         try:
-            kept = msgspec.json.decode(self._path.read_bytes(), type=_Kept)
+            kept = _decode_kept(self._path.read_bytes())
         except (OSError, msgspec.MsgspecError):
             return ()
         return kept.events if kept.boot_id == read_boot_id() else ()

@@ -40,6 +40,9 @@ class Request(msgspec.Struct, frozen=True):
     version: int = PROTOCOL_VERSION
 
 
+_decode_request = msgspec.json.Decoder(Request).decode
+
+
 class SocketServer:
     """Serves operations on a Unix socket of mode 0600.
 
@@ -156,7 +159,7 @@ async def _read_request(reader: asyncio.StreamReader) -> Request | None:
             "Put large data into a file and name it in the command.",
         ) from error
     try:
-        request = msgspec.json.decode(line, type=Request)
+        request = _decode_request(line)
     except (msgspec.DecodeError, RecursionError) as error:
         raise SpecError(f"the request is not what the protocol asks for: {error}.") from error
     if request.version != PROTOCOL_VERSION and request.op not in ANY_VERSION:

@@ -39,6 +39,9 @@ class _Document(Struct, frozen=True, rename="camel", forbid_unknown_fields=True)
     spec: _ScheduleSpec
 
 
+_DOCUMENT = msgspec.json.Decoder(_Document)
+
+
 class ScheduleDocument(Struct, frozen=True):
     """A schedule as it was read and checked.
 
@@ -74,7 +77,7 @@ def load_schedule(document: dict[str, Any]) -> ScheduleDocument:
         SpecError: names the field, what was found and what is allowed.
     """
     try:
-        found = msgspec.convert(document, _Document)
+        found = msgspec.convert(document, _DOCUMENT.type)
     except msgspec.ValidationError as error:
         raise SpecError(
             f"the schedule is not as it should be: {error}.",

@@ -73,16 +73,19 @@ class FeedState(Struct, frozen=True):
         return msgspec.json.encode(self).decode()
 
     @classmethod
-    def from_json(cls, text: str) -> Self:
+    def from_json(cls, text: str) -> FeedState:
         """The state that `to_json` wrote.
 
         Raises:
             PipelineError: the text is not the JSON of a feed state.
         """
         try:
-            return msgspec.json.decode(text, type=cls)
+            return _decode_state(text)
         except msgspec.DecodeError as error:
             raise PipelineError(f"Expected the JSON of a feed state: {error}.") from error
+
+
+_decode_state = msgspec.json.Decoder(FeedState).decode
 
 
 class Batch(Struct, frozen=True):

@@ -145,7 +145,7 @@ def decode_manifest(data: bytes, what: str) -> Manifest:
         PipelineError: it is damaged, or of a newer format.
     """
     try:
-        manifest = msgspec.json.decode(data, type=Manifest)
+        manifest = _decode_manifest(data)
     except msgspec.DecodeError as error:
         raise PipelineError(f"The manifest {what} is damaged: {error}.") from error
     if manifest.format > FORMAT:
@@ -163,8 +163,12 @@ def decode_task(data: bytes, what: str) -> TaskRecord:
         PipelineError: it is damaged.
     """
     try:
-        return msgspec.json.decode(data, type=TaskRecord)
+        return _decode_task(data)
     except msgspec.DecodeError as error:
         raise PipelineError(
             f"The marker {what} is damaged: {error}.", "Remove it and run again."
         ) from error
+
+
+_decode_manifest = msgspec.json.Decoder(Manifest).decode
+_decode_task = msgspec.json.Decoder(TaskRecord).decode

@@ -16,7 +16,7 @@ from msgspec.structs import replace
 
 from mlsched.adapters.kubernetes.apis import Api, ApiError, NoAnswerError
 from mlsched.adapters.kubernetes.claims import Claims, find_unbound, with_claim
-from mlsched.adapters.kubernetes.objects import Pod
+from mlsched.adapters.kubernetes.objects import Pod, decode_pod
 from mlsched.adapters.kubernetes.persistence import insist
 from mlsched.adapters.kubernetes.pods import (
     GROUP_LABEL,
@@ -291,7 +291,7 @@ class PodActuator:
             text = f"{kind} {name} was deleted, and not by mlsched"
             track.rule(Outcome(EndCause.DELETED, message=text))
             return
-        one = msgspec.json.decode(found, type=Pod)
+        one = decode_pod(found)
         if track.owner.uid not in [owner.uid for owner in one.metadata.owner_references]:
             text = f"a {kind} named {name} exists that is not of this job"
             track.rule(Outcome(EndCause.CANNOT_START, message=text))

@@ -18,6 +18,9 @@ class Status(msgspec.Struct, rename="camel"):
     details: dict[str, Any] | None = None
 
 
+decode_status = msgspec.json.Decoder(Status).decode
+
+
 class ApiError(Exception):
     """The API server refused a request.
 
@@ -59,7 +62,7 @@ class SilenceError(NoAnswerError):
 def read_error(code: int, body: bytes, retry_after: str | None) -> ApiError:
     """The error in an answer, whoever wrote it: a proxy's is no Status."""
     try:
-        status = msgspec.json.decode(body, type=Status)
+        status = decode_status(body)
     except msgspec.DecodeError:
         status = Status(message=body[:200].decode("utf-8", "replace"))
     after = float(retry_after) if retry_after and retry_after.isdecimal() else None

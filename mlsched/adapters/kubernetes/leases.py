@@ -42,6 +42,9 @@ class LeaseObject(Struct):
     spec: LeaseSpec = field(default_factory=LeaseSpec)
 
 
+_decode_lease = msgspec.json.Decoder(LeaseObject).decode
+
+
 class Timing(Struct, frozen=True):
     """Seconds. Source: the defaults of kube-scheduler and kube-controller-manager."""
 
@@ -181,7 +184,7 @@ class Lease:
             if error.code == 404:
                 return None
             raise
-        return msgspec.json.decode(body, type=LeaseObject)
+        return _decode_lease(body)
 
     async def _create(self) -> None:
         await self._api.create(self._path, self._body("", self._identity, 0))

@@ -15,7 +15,7 @@ import msgspec
 
 from mlsched.adapters.kubernetes.apis import Api, ApiError
 from mlsched.adapters.kubernetes.leases import LeaseLostError
-from mlsched.adapters.kubernetes.objects import Metadata, MLJob, Pod, job_path
+from mlsched.adapters.kubernetes.objects import Metadata, MLJob, Pod, decode_job, job_path
 from mlsched.adapters.kubernetes.persistence import insist
 from mlsched.adapters.kubernetes.pods import (
     ATTEMPT_LABEL,
@@ -125,7 +125,7 @@ class MLJobs:
             if error.code == 404:
                 return False
             raise
-        one = msgspec.json.decode(found, type=MLJob)
+        one = decode_job(found)
         if one.metadata.uid != labels.get(UID_LABEL) or one.status is None:
             return False
         index = labels.get(INDEX_LABEL, "")

@@ -10,6 +10,7 @@ from functools import lru_cache
 from typing import Any, Literal
 
 from msgspec import Raw, Struct, field
+from msgspec.json import Decoder
 
 from mlsched.model.specs import API_VERSION
 from mlsched.specs.records import Identity
@@ -414,3 +415,10 @@ def parse_units(quantity: str | float) -> int:
         ValueError: it is none.
     """
     return -(-parse_milli(quantity) // 1000)
+
+
+decode_job = Decoder(MLJob).decode
+decode_raw_list = Decoder(RawList).decode
+decode_partial = Decoder(Partial).decode
+decode_pod = Decoder(Pod).decode
+decode_watch_event = Decoder(WatchEvent).decode

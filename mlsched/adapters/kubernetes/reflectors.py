@@ -17,8 +17,16 @@ from typing import Generic, Protocol, TypeVar
 
 import msgspec
 
-from mlsched.adapters.kubernetes.apis import Api, ApiError, NoAnswerError, SilenceError, Status
-from mlsched.adapters.kubernetes.objects import Metadata, Partial, RawList, WatchEvent
+from mlsched.adapters.kubernetes.apis import Api, ApiError, NoAnswerError, SilenceError
+from mlsched.adapters.kubernetes.errors import decode_status
+from mlsched.adapters.kubernetes.objects import (
+    Metadata,
+    RawList,
+    WatchEvent,
+    decode_partial,
+    decode_raw_list,
+    decode_watch_event,
+)
 
 WATCH_S = 290
 """After so long a server ends a watch by itself, and it goes on where it was."""
@@ -128,7 +136,7 @@ class Reflector(Generic[T]):
         collecting = gc.isenabled()
         gc.disable()  # most of the cost of a large list would be the collector's
         try:
-            found = msgspec.json.decode(body, type=RawList)
+            found = decode_raw_list(body)
             self._replace(found)
         finally:
             if collecting:
@@ -168,7 +176,7 @@ class Reflector(Generic[T]):
             self._heard_s = time.monotonic()
             event = _decode_event(line)
             if event.type == "ERROR":
-                status = msgspec.json.decode(event.object, type=Status)
+                status = decode_status(event.object)
                 raise ApiError(status.code, status.reason, status.message)
             metadata = _metadata_of(event.object)
             if event.type == "DELETED":
@@ -243,26 +251,22 @@ class Reflector(Generic[T]):
             return None
 
 
-_EVENTS = msgspec.json.Decoder(WatchEvent)
-_PARTIALS = msgspec.json.Decoder(Partial)
-
-
 def _decode_event(line: bytes) -> WatchEvent:
     try:
-        return _EVENTS.decode(line)
+        return decode_watch_event(line)
     except msgspec.DecodeError as error:
         raise NoAnswerError(f"a watch sent what is no event: {line[:100]!r}: {error}") from error
 
 
 def _metadata_of(item: msgspec.Raw) -> Metadata:
     try:
-        return _PARTIALS.decode(item).metadata
+        return decode_partial(item).metadata
     except msgspec.DecodeError as error:
         raise NoAnswerError(f"an event without metadata: {error}") from error
 
 
 def _key_of(item: msgspec.Raw) -> str:
     try:
-        return _PARTIALS.decode(item).metadata.key
+        return decode_partial(item).metadata.key
     except msgspec.DecodeError:
         return "(an object without a name)"

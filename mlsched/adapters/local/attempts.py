@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -46,6 +47,13 @@ class Claim(Struct, frozen=True):
     identity: ProcessIdentity | None = None
     """None in a claim that a power cut emptied, and in a revoked one."""
     is_revoked: bool = False
+
+
+decode_started = msgspec.json.Decoder(Started).decode
+_decode_identity = msgspec.json.Decoder(ProcessIdentity).decode
+_decode_outcome = msgspec.json.Decoder(Outcome).decode
+_decode_names = msgspec.json.Decoder(list[str]).decode
+_decode_ids = msgspec.json.Decoder(list[int]).decode
 
 
 class AttemptDirectory:
@@ -134,25 +142,25 @@ class AttemptDirectory:
             found = msgspec.json.decode(content)
             if found.get("revoked"):
                 return Claim(is_revoked=True)
-            return Claim(msgspec.convert(found, ProcessIdentity))
+            return Claim(_decode_identity(content))
         except (msgspec.DecodeError, msgspec.ValidationError, AttributeError):
             return Claim()
 
     def read_started(self) -> Started | None:
         """What the supervisor told of the start; None when nothing has started."""
-        return self._decode("started.json", Started)
+        return self._decode("started.json", decode_started)
 
     def read_outcome(self) -> Outcome | None:
         """How the attempt ended; None when no supervisor has recorded an end."""
-        return self._decode("exit.json", Outcome)
+        return self._decode("exit.json", _decode_outcome)
 
     def read_groups(self) -> list[str]:
         """Control groups that the supervisor made."""
-        return self._decode("cgroups.json", list[str]) or []
+        return self._decode("cgroups.json", _decode_names) or []
 
     def read_stuck(self) -> list[int]:
         """Processes that the supervisor cannot kill, once it is trying in vain."""
-        return self._decode("stuck.json", list[int]) or []
+        return self._decode("stuck.json", _decode_ids) or []
 
     def read_supervisor_log(self) -> str:
         """The end of what the supervisor itself printed, on one line."""
@@ -162,8 +170,8 @@ class AttemptDirectory:
             return ""
         return " ".join(content.decode("utf-8", "replace").split())
 
-    def _decode(self, name: str, kind: type[T]) -> T | None:
+    def _decode(self, name: str, decode: Callable[[bytes], T]) -> T | None:
         try:
-            return msgspec.json.decode((self.path / name).read_bytes(), type=kind)
+            return decode((self.path / name).read_bytes())
         except (FileNotFoundError, msgspec.DecodeError):
             return None

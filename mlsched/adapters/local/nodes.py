@@ -20,7 +20,7 @@ from pathlib import Path
 
 import msgspec
 
-from mlsched.adapters.local.attempts import AttemptDirectory, Started
+from mlsched.adapters.local.attempts import AttemptDirectory, Started, decode_started
 from mlsched.adapters.local.conclusions import Stuck, conclude
 from mlsched.adapters.local.launches import build_launch, choose_port
 from mlsched.adapters.local.processes import (
@@ -217,7 +217,7 @@ class LocalNode:
         """The supervisor tells that every rank runs, or has closed its end."""
         asyncio.get_running_loop().remove_reader(watched.status_handle)
         try:
-            started = msgspec.json.decode(os.read(watched.status_handle, 4096), type=Started)
+            started = decode_started(os.read(watched.status_handle, 4096))
         except (OSError, msgspec.DecodeError):
             started = None
         os.close(watched.status_handle)

@@ -28,6 +28,8 @@ MARGIN_S = 0.5
 OUTPUT_BYTES_MAX = 1 << 24
 _REAP_S = 1.0
 
+_decode_inventory = msgspec.json.Decoder(Inventory).decode
+
 
 def read_inventory(deadline_s: float = DEADLINE_S, previous: Inventory | None = None) -> Inventory:
     """All GPUs of this machine; for programs without an event loop. See `read_inventory_async`."""
@@ -97,7 +99,7 @@ def _parse(code: int, output: bytes, steps: list[str]) -> Inventory:
     if code < 0:
         return _failed(f"the driver crashed its reader (signal {-code})", steps)
     try:
-        return msgspec.json.decode(output, type=Inventory)
+        return _decode_inventory(output)
     except msgspec.MsgspecError:
         return _failed(f"the reader of the GPUs failed (exit code {code})", steps)
 

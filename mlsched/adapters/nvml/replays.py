@@ -35,6 +35,8 @@ SIZE_BYTES_MAX = 64 << 20
 RECORD_S = 60.0
 _PLAY_S = 60.0
 
+_decode_recording = msgspec.json.Decoder(Recording).decode
+
 
 def record(deadline_s: float = RECORD_S) -> bytes:
     """A recording of this machine as JSON, without what identifies it.
@@ -86,7 +88,7 @@ def replay(path: Path) -> Inventory:
 
 def _decode(data: bytes) -> Recording:
     try:
-        recording = msgspec.json.decode(data, type=Recording)
+        recording = _decode_recording(data)
     except (msgspec.MsgspecError, UnicodeDecodeError) as error:
         raise SpecError(
             f"expected a recording or the output of nvidia-smi -q -x: {error}.",

@@ -19,6 +19,8 @@ from mlsched.model.inventory import GpuEvent
 RESTART_S_MIN = 1.0
 RESTART_S_MAX = 60.0
 
+_decode_event = msgspec.json.Decoder(GpuEvent).decode
+
 
 async def watch_events(
     restart_s_min: float = RESTART_S_MIN, restart_s_max: float = RESTART_S_MAX
@@ -40,7 +42,7 @@ async def watch_events(
             async for line in child.stdout:
                 pause_s = restart_s_min
                 with contextlib.suppress(msgspec.MsgspecError):
-                    yield msgspec.json.decode(line, type=GpuEvent)
+                    yield _decode_event(line)
             if await child.wait() == EXIT_NO_LIBRARY:
                 return
         finally:

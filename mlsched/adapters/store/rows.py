@@ -15,6 +15,7 @@ from mlsched.model.jobs import Job, JobState
 
 _ENCODER = msgspec.json.Encoder()
 _DECODER = msgspec.json.Decoder(Job)
+_VARIABLES = msgspec.json.Decoder(dict[str, str])
 
 _INSERT = (
     "INSERT INTO jobs (seq, id, name, state, queue, array_id, idempotency_key, environment_id,"
@@ -205,7 +206,7 @@ def environment(connection: apsw.Connection, environment_id: str) -> dict[str, s
     """The variables of a stored environment; empty when it is not there."""
     sql = "SELECT variables FROM environments WHERE id = ?"
     row = connection.execute(sql, (environment_id,)).fetchone()
-    return msgspec.json.decode(row[0], type=dict[str, str]) if row else {}
+    return _VARIABLES.decode(row[0]) if row else {}
 
 
 def _jobs(connection: apsw.Connection, where: str, values: tuple[object, ...]) -> list[Job]:

@@ -14,11 +14,14 @@ import threading
 from collections.abc import Callable
 from pathlib import Path
 
-import msgspec
-
 from mlsched.adapters.kubernetes.connections import Connections, Flow
 from mlsched.adapters.kubernetes.errors import ApiError, NoAnswerError
-from mlsched.adapters.kubernetes.objects import ContainerStatus, Pod, RawList
+from mlsched.adapters.kubernetes.objects import (
+    ContainerStatus,
+    Pod,
+    decode_pod,
+    decode_raw_list,
+)
 from mlsched.adapters.kubernetes.pods import ATTEMPT_LABEL, INDEX_LABEL, JOB_LABEL
 from mlsched.api.clusters.lines import LineJoiner
 from mlsched.api.clusters.names import parse_reference
@@ -34,7 +37,6 @@ TRIES_MAX = 40
 
 ENDED_STATES = frozenset({"SUCCEEDED", "FAILED", "CANCELLED"})
 _RANK = re.compile(r"rank-(\d{1,6})")
-_pods = msgspec.json.Decoder(Pod)
 
 
 class PodOutputs(Outputs):
@@ -199,8 +201,8 @@ class AttemptMirror:
         return True
 
     def _list(self) -> list[Pod]:
-        found = msgspec.json.decode(self._connections.get(self._path, self._params), type=RawList)
-        return [_pods.decode(item) for item in found.items]
+        found = decode_raw_list(self._connections.get(self._path, self._params))
+        return [decode_pod(item) for item in found.items]
 
     def _mirror(self, pod: Pod, container: str) -> ContainerMirror | None:
         rank = _RANK.fullmatch(container)
@@ -302,7 +304,7 @@ class ContainerMirror:
     def _has_ended(self) -> bool:
         """Whether the container has ended for good, or never begins."""
         try:
-            pod = _pods.decode(self._connections.get(self._pod_path))
+            pod = decode_pod(self._connections.get(self._pod_path))
         except ApiError as error:
             return error.code == 404
         except NoAnswerError:

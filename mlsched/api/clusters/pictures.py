@@ -24,7 +24,7 @@ from mlsched.adapters.kubernetes.objects import (
     Pod,
     PodGroup,
     QueueObject,
-    RawList,
+    decode_raw_list,
     job_path,
 )
 from mlsched.adapters.kubernetes.pods import ATTEMPT_LABEL, UID_LABEL
@@ -92,7 +92,7 @@ def read_lists(connections: Connections, namespace: str) -> Lists:
 def _read(connections: Connections, path: str, kind: type[T], name: str, lists: Lists) -> list[T]:
     """The objects of a list; nothing where it is not served, and a note where it is forbidden."""
     try:
-        found = msgspec.json.decode(connections.get(path), type=RawList)
+        found = decode_raw_list(connections.get(path))
     except ApiError as error:
         if error.code == 403 and name:
             lists.notes.append(f"you may not list {name}")

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 
 import msgspec
 
-from mlsched.adapters.kubernetes.objects import MLJob, RawList
+from mlsched.adapters.kubernetes.objects import MLJob, decode_job, decode_raw_list
 from mlsched.errors import NotFoundError, SpecError
 from mlsched.model.jobs import Job, JobState
 from mlsched.model.reasons import Reason, ReasonCode
@@ -17,8 +17,6 @@ from mlsched.specs.records import jobs_from
 
 ENDED_SHOWN_MAX = 1000
 """Ended jobs in one answer, unless more are asked for."""
-
-_decoder = msgspec.json.Decoder(MLJob)
 
 
 class Record(msgspec.Struct, frozen=True):
@@ -53,7 +51,7 @@ def decode_record(body: bytes | msgspec.Raw, seq: int = 0) -> Record:
     Raises:
         msgspec.DecodeError: it is no MLJob.
     """
-    one = _decoder.decode(body)
+    one = decode_job(body)
     try:
         spec = load_spec(one.spec)
     except SpecError as error:
@@ -76,7 +74,7 @@ def decode_list(body: bytes) -> tuple[list[Record], str]:
 
     An object that cannot be decoded is left out.
     """
-    found = msgspec.json.decode(body, type=RawList)
+    found = decode_raw_list(body)
     objects = []
     for item in found.items:
         try:

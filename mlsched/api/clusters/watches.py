@@ -16,8 +16,8 @@ import msgspec
 from msgspec.structs import replace
 
 from mlsched.adapters.kubernetes.connections import Connections, Flow
-from mlsched.adapters.kubernetes.errors import ApiError, NoAnswerError, Status
-from mlsched.adapters.kubernetes.objects import WatchEvent, job_path
+from mlsched.adapters.kubernetes.errors import ApiError, NoAnswerError, decode_status
+from mlsched.adapters.kubernetes.objects import WatchEvent, decode_watch_event, job_path
 from mlsched.api.closing import Closing
 from mlsched.api.clusters.names import Reference
 from mlsched.api.clusters.problems import translate
@@ -37,7 +37,6 @@ TROUBLE_S_MAX = 60.0
 """How long an API server may be gone before that is an error: restarts take less."""
 
 _PAUSE_S = 0.3
-_events = msgspec.json.Decoder(WatchEvent)
 
 
 class Changes:
@@ -266,9 +265,9 @@ class WatchStream(Closing):
                     break
 
     def _take(self, line: bytes) -> None:
-        event = _events.decode(line)
+        event = decode_watch_event(line)
         if event.type == "ERROR":
-            status = msgspec.json.decode(event.object, type=Status)
+            status = decode_status(event.object)
             raise ApiError(status.code, status.reason, status.message)
         for one in self._changes_of(event):
             self._queue.put(one)

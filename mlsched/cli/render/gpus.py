@@ -33,6 +33,14 @@ _WORDS = {
 }
 
 
+_INVENTORY = msgspec.json.Decoder(Inventory)
+
+
+def from_plain(plain: Any) -> Inventory:
+    """The inventory that a service told as plain values."""
+    return msgspec.convert(plain, _INVENTORY.type)
+
+
 def to_plain(inventory: Inventory, holders: Mapping[str, str]) -> dict[str, Any]:
     """Every reading with value, status and time; each GPU with its health and who holds it."""
     plain: dict[str, Any] = msgspec.json.decode(msgspec.json.encode(inventory))
