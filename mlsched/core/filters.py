@@ -1,4 +1,4 @@
-"""Which nodes a group may be put on at all: layer, labels, taints, and whether the node takes jobs.
+"""Which nodes a group may be put on at all: layer, labels, affinity, taints.
 
 Room is not looked at here. The rules are those of Kubernetes, so that a pod and a job of ours with
 the same selector and tolerations may go to the same nodes.
@@ -82,11 +82,18 @@ def has_labels(need: GroupNeed, node: Node) -> bool:
     return all(node.labels.get(key) == value for key, value in need.selector)
 
 
+def suits_affinity(need: GroupNeed, node: Node) -> bool:
+    """Whether one term of the group's node affinity holds for the node, or it has none."""
+    return not need.affinity or any(term.accepts(node) for term in need.affinity)
+
+
 def admits(need: GroupNeed, node: Node, view: View = AS_IS) -> bool:
     """Whether the node may take the group, room aside."""
     if not is_of_layer(need, node) or (need.selector and not has_labels(need, node)):
         return False
     if view.heeds_conditions and not node.schedulable:
+        return False
+    if not suits_affinity(need, node):
         return False
     if not node.taints:
         return True
@@ -131,7 +138,10 @@ def describe_exclusion(need: GroupNeed, nodes: Sequence[Node]) -> tuple[str, str
     if not labelled:
         where = f" of layer {need.layer}" if len(left) < len(nodes) else ""
         return "labels", f"no node{where} has {_missing_labels(need, left)}"
-    barring = [without_conditions(barring_taints(need, node)) for node in labelled]
+    suited = [node for node in labelled if suits_affinity(need, node)]
+    if not suited:
+        return "affinity", f"no node suits its node affinity: {_describe_terms(need)}"
+    barring = [without_conditions(barring_taints(need, node)) for node in suited]
     if all(barring):
         return "taints", _describe_taints(barring)
     return None
@@ -142,6 +152,12 @@ def _missing_labels(need: GroupNeed, nodes: Sequence[Node]) -> str:
         if not any(node.labels.get(key) == value for node in nodes):
             return f"the label {key}={value}"
     return f"the labels {', '.join(f'{key}={value}' for key, value in need.selector)} together"
+
+
+def _describe_terms(need: GroupNeed) -> str:
+    shown = [str(term) for term in need.affinity[:_SHOWN_MAX]]
+    more = len(need.affinity) - len(shown)
+    return ", or ".join(shown) + (f", or {more} more" if more else "")
 
 
 def _describe_taints(barring: list[list[Taint]]) -> str:

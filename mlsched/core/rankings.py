@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 
 from mlsched.core.devices import choose
 from mlsched.core.filters import View, admits, count_disliked
+from mlsched.model.affinities import named_nodes
 from mlsched.model.nodes import Device, Node
 from mlsched.model.resources import GroupNeed
 
@@ -28,12 +29,14 @@ _COUNT_BITS = 16
 class Ranking:
     """Nodes with room for a need, the best-scored first, for one ledger.
 
-    Cost: O(nodes) the first time; then O(log nodes) a node that changed.
+    Cost: O(nodes) the first time (only those that the need names, if it does); then O(log nodes) a
+    node that changed.
     """
 
     def __init__(self, need: GroupNeed, view: View) -> None:
         self._need = need
         self._view = view
+        self._names = named_nodes(need.affinity) if need.affinity else None
         self._scores: dict[str, int] = {}
         self._heap: list[tuple[int, str]] = []
         self._position = -1
@@ -63,7 +66,7 @@ class Ranking:
         self._position = ledger.changed_nodes.position
         if changed is None:
             self._scores.clear()
-            self._score_again(ledger, ledger.nodes)
+            self._score_again(ledger, ledger.nodes if self._names is None else self._names)
         elif changed:
             self._score_again(ledger, changed)
         if changed is None or len(self._heap) > 2 * len(self._scores) + 64:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from msgspec import Struct
 
+from mlsched.model.affinities import NodeTerm
 from mlsched.model.specs import ALL_MEMORY, JobSpec, Toleration
 
 GPU_LAYER = "gpu"
@@ -27,6 +28,8 @@ class GroupNeed(Struct, frozen=True):
     selector: tuple[tuple[str, str], ...] = ()
     """Labels that the node must have, with their values, in the order of their names."""
     tolerations: tuple[Toleration, ...] = ()
+    affinity: tuple[NodeTerm, ...] = ()
+    """Terms of which one must hold for the node too; empty: any node."""
 
 
 def tasks_per_group(spec: JobSpec) -> int:

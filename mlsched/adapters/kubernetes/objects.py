@@ -90,7 +90,7 @@ class SchedulingGroup(Struct, rename="camel"):
     pod_group_name: str = ""
 
 
-class Requirement(Struct):
+class Expression(Struct):
     """One expression of a node selector term."""
 
     key: str
@@ -101,8 +101,8 @@ class Requirement(Struct):
 class SelectorTerm(Struct, rename="camel"):
     """Expressions that must all hold."""
 
-    match_expressions: list[Requirement] = field(default_factory=list)
-    match_fields: list[Requirement] = field(default_factory=list)
+    match_expressions: list[Expression] = field(default_factory=list)
+    match_fields: list[Expression] = field(default_factory=list)
 
 
 class NodeSelector(Struct, rename="camel"):

@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator, Sequence
+from typing import cast
 
 from mlsched.adapters.kubernetes.objects import (
     Container,
+    Expression,
     Pod,
     Quantities,
+    SelectorTerm,
     parse_milli,
     parse_units,
 )
+from mlsched.model.affinities import NAME_FIELD, OPERATORS, NodeTerm, Operator, Requirement
 from mlsched.model.resources import GroupNeed
 from mlsched.model.specs import Toleration
 
@@ -115,10 +120,11 @@ def need_of_pod(pod: Pod) -> GroupNeed:
         gpus=amounts.get(resource, 0),
         gpu_model=profile,
         mig=bool(profile),
-        selector=tuple(sorted(_selector(pod).items())),
+        selector=tuple(sorted(pod.spec.node_selector.items())),
         tolerations=tuple(
             Toleration(t.key, t.operator, t.value, t.effect) for t in pod.spec.tolerations
         ),
+        affinity=tuple(_affinity(pod)),
     )
 
 
@@ -131,21 +137,27 @@ def _refuse_neighbours(pod: Pod) -> None:
         raise UnsupportedPodError("it requires a topology spread")
 
 
-def _selector(pod: Pod) -> dict[str, str]:
-    """Labels that its node must have.
+def _affinity(pod: Pod) -> Iterator[NodeTerm]:
+    """Terms of its required node affinity; preferred affinity is not looked at.
 
     Raises:
-        UnsupportedPodError: its node affinity says more than that labels have one value.
+        UnsupportedPodError: it uses an operator or a field that is not known.
     """
-    labels = dict(pod.spec.node_selector)
     affinity = pod.spec.affinity.node_affinity if pod.spec.affinity else None
     if affinity is None or affinity.required is None:
-        return labels
-    terms = affinity.required.node_selector_terms
-    if len(terms) != 1 or terms[0].match_fields:
-        raise UnsupportedPodError("its node affinity has several terms, or matches fields")
-    for one in terms[0].match_expressions:
-        if one.operator != "In" or len(one.values) != 1:
+        return
+    for term in affinity.required.node_selector_terms or [SelectorTerm()]:
+        for field in term.match_fields:
+            if field.key != NAME_FIELD:
+                raise UnsupportedPodError(f"its node affinity matches the field {field.key}")
+        yield NodeTerm(_requirements(term.match_expressions), _requirements(term.match_fields))
+
+
+def _requirements(expressions: Sequence[Expression]) -> tuple[Requirement, ...]:
+    for one in expressions:
+        if one.operator not in OPERATORS:
             raise UnsupportedPodError(f"its node affinity asks for {one.key} {one.operator}")
-        labels[one.key] = one.values[0]
-    return labels
+    return tuple(
+        Requirement(one.key, cast(Operator, one.operator), frozenset(one.values))
+        for one in expressions
+    )

@@ -195,6 +195,42 @@ def _member(jobs: Jobs, form: str) -> dict[str, Any]:
     return {"metadata": {"annotations": {name: "g", count: "2"}}}
 
 
+def test_a_foreign_pod_goes_where_its_node_affinity_says(jobs: Jobs, until: Until) -> None:
+    label(jobs.plane, "/api/v1/nodes/fake-6", {"cores": "64", "zone": "b"})
+    label(jobs.plane, "/api/v1/nodes/fake-7", {"cores": "8", "zone": "c"})
+    foreign(jobs, "zones", **_required({"key": "zone", "operator": "In", "values": ["a", "b"]}))
+    foreign(jobs, "large", **_required({"key": "cores", "operator": "Gt", "values": ["16"]}))
+    elsewhere = {"key": "zone", "operator": "NotIn", "values": ["b"]}
+    foreign(jobs, "other", **_required({"key": "zone", "operator": "Exists"}, elsewhere))
+    name = {"key": "metadata.name", "operator": "In", "values": ["fake-7"]}
+    foreign(jobs, "named", **_required_terms({"matchFields": [name]}))
+    foreign(jobs, "either", **_required_terms(
+        {"matchExpressions": [{"key": "zone", "operator": "In", "values": ["nowhere"]}]},
+        {"matchFields": [name]},
+    ))  # fmt: skip
+    foreign(jobs, "nowhere", **_required({"key": "cores", "operator": "Lt", "values": ["8"]}))
+    foreign(jobs, "last")
+    expected = {"zones": "fake-6", "large": "fake-6", "other": "fake-7", "named": "fake-7",
+                "either": "fake-7", "nowhere": ""}  # fmt: skip
+    until(lambda: all(node_of(jobs, one) for one in ("last", *expected) if one != "nowhere"), 30)
+    assert {one: node_of(jobs, one) for one in expected} == expected
+    label(jobs.plane, "/api/v1/nodes/fake-6", {"cores": "4"})
+    until(lambda: node_of(jobs, "nowhere") == "fake-6", 30)
+    for one in jobs.pods():
+        jobs.plane.api("DELETE", f"{jobs.pods_path}/{one}")
+    until(lambda: not jobs.pods(), 30)
+
+
+def _required(*expressions: dict[str, Any]) -> dict[str, Any]:
+    return _required_terms({"matchExpressions": list(expressions)})
+
+
+def _required_terms(*terms: dict[str, Any]) -> dict[str, Any]:
+    required = {"nodeSelectorTerms": list(terms)}
+    kind = {"requiredDuringSchedulingIgnoredDuringExecution": required}
+    return {"affinity": {"nodeAffinity": kind}}
+
+
 def test_a_gang_too_large_for_what_is_free_leaves_it_to_others(jobs: Jobs, until: Until) -> None:
     labels = {COSCHEDULING_GROUP: "big", COSCHEDULING_COUNT: "9"}
     for index in range(9):

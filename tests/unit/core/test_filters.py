@@ -8,6 +8,7 @@ from msgspec.structs import replace
 from mlsched.core.explain import explain
 from mlsched.core.filters import AVAILABLE, admits, tolerates
 from mlsched.core.policies.fifo import Fifo
+from mlsched.model.affinities import NodeTerm, Requirement
 from mlsched.model.nodes import Taint
 from mlsched.model.reasons import ReasonCode
 from mlsched.model.resources import GroupNeed
@@ -138,6 +139,15 @@ def test_the_rule_that_leaves_no_node_is_named(
     reason = case.plan().reasons["job"]
     assert reason.code is ReasonCode.NEVER_FITS
     assert reason.message.startswith(message)
+
+
+def test_an_affinity_that_no_node_suits_is_told(case: Case) -> None:
+    case.node("a", labels={"zone": "a"})
+    zones = Requirement("zone", "In", frozenset({"c", "b"}))
+    case.gang("job", GroupNeed(1000, 0, 0, affinity=(NodeTerm((zones,)), NodeTerm())))
+    reason = case.plan().reasons["job"]
+    assert reason.code is ReasonCode.NEVER_FITS
+    assert reason.message == "no node suits its node affinity: zone In (b, c), or nothing"
 
 
 def test_taints_that_all_nodes_have_are_told(case: Case) -> None:

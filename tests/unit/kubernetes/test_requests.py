@@ -66,22 +66,30 @@ def test_a_limit_without_a_request_is_one() -> None:
     assert need_of_pod(_pod(spec)).gpus == 2
 
 
-def test_a_node_selector_and_a_plain_affinity_are_labels() -> None:
+def _affinity(terms: list[dict[str, Any]]) -> dict[str, Any]:
+    required = {"nodeSelectorTerms": terms}
+    return {"nodeAffinity": {"requiredDuringSchedulingIgnoredDuringExecution": required}}
+
+
+def test_a_node_selector_and_an_affinity_must_both_hold() -> None:
     term = {"matchExpressions": [{"key": "zone", "operator": "In", "values": ["a"]}]}
     spec = {
         "containers": [_container("1")],
         "nodeSelector": {"disk": "ssd"},
-        "affinity": {"nodeAffinity": {
-            "requiredDuringSchedulingIgnoredDuringExecution": {"nodeSelectorTerms": [term]}
-        }},
-    }  # fmt: skip
-    assert need_of_pod(_pod(spec)).selector == (("disk", "ssd"), ("zone", "a"))
+        "affinity": _affinity([term]),
+    }
+    need = need_of_pod(_pod(spec))
+    assert need.selector == (("disk", "ssd"),)
+    assert [str(term) for term in need.affinity] == ["zone In (a)"]
 
 
 @pytest.mark.parametrize(
     "more",
     [
         {"affinity": {"podAntiAffinity": {"requiredDuringSchedulingIgnoredDuringExecution": [{}]}}},
+        {"affinity": _affinity([{"matchFields": [
+            {"key": "spec.podCIDR", "operator": "In", "values": ["a"]}]}])},
+        {"affinity": _affinity([{"matchExpressions": [{"key": "a", "operator": "Like"}]}])},
         {"topologySpreadConstraints": [{"whenUnsatisfiable": "DoNotSchedule"}]},
         {"containers": [{"name": "c", "resources": {"limits": {"example.com/fpga": "1"}}}]},
         {"containers": [{"name": "c", "resources": {
