@@ -76,12 +76,12 @@ class Container(Struct, rename="camel"):
 
 
 class TolerationObject(Struct):
-    """A toleration as a pod has it."""
+    """A toleration as a pod has it, of a newer Kubernetes too: the pod counts all the same."""
 
     key: str = ""
-    operator: Literal["Exists", "Equal"] = "Equal"
+    operator: str = "Equal"
     value: str = ""
-    effect: Literal["", "NoSchedule", "PreferNoSchedule", "NoExecute"] = ""
+    effect: str = ""
 
 
 class SchedulingGroup(Struct, rename="camel"):

@@ -6,12 +6,15 @@ import re
 from collections.abc import Iterator, Sequence
 from typing import cast
 
+from msgspec import ValidationError, convert, to_builtins
+
 from mlsched.adapters.kubernetes.objects import (
     Container,
     Expression,
     Pod,
     Quantities,
     SelectorTerm,
+    TolerationObject,
     parse_milli,
     parse_units,
 )
@@ -121,11 +124,16 @@ def need_of_pod(pod: Pod) -> GroupNeed:
         gpu_model=profile,
         mig=bool(profile),
         selector=tuple(sorted(pod.spec.node_selector.items())),
-        tolerations=tuple(
-            Toleration(t.key, t.operator, t.value, t.effect) for t in pod.spec.tolerations
-        ),
+        tolerations=tuple(map(_toleration, pod.spec.tolerations)),
         affinity=tuple(_affinity(pod)),
     )
+
+
+def _toleration(one: TolerationObject) -> Toleration:
+    try:
+        return convert(to_builtins(one), Toleration)
+    except ValidationError as error:
+        raise UnsupportedPodError(f"its toleration of {one.key!r}: {error}") from error
 
 
 def _refuse_neighbours(pod: Pod) -> None:

@@ -90,6 +90,7 @@ def test_a_node_selector_and_an_affinity_must_both_hold() -> None:
         {"affinity": _affinity([{"matchFields": [
             {"key": "spec.podCIDR", "operator": "In", "values": ["a"]}]}])},
         {"affinity": _affinity([{"matchExpressions": [{"key": "a", "operator": "Like"}]}])},
+        {"tolerations": [{"key": "sla", "operator": "Gt", "value": "9"}]},
         {"topologySpreadConstraints": [{"whenUnsatisfiable": "DoNotSchedule"}]},
         {"containers": [{"name": "c", "resources": {"limits": {"example.com/fpga": "1"}}}]},
         {"containers": [{"name": "c", "resources": {
@@ -99,3 +100,10 @@ def test_a_node_selector_and_an_affinity_must_both_hold() -> None:
 def test_what_would_be_placed_wrongly_is_not_placed(more: dict[str, Any]) -> None:
     with pytest.raises(UnsupportedPodError):
         need_of_pod(_pod({"containers": [_container("1")]} | more))
+
+
+def test_a_pod_of_others_counts_although_it_tolerates_by_a_rule_that_is_not_known() -> None:
+    """It would be left alone as a whole if it could not be decoded, and its node be given twice."""
+    toleration = {"key": "sla", "operator": "Gt", "value": "950", "effect": "Later"}
+    pod = _pod({"containers": [_container("1")], "tolerations": [toleration]})
+    assert requested(pod) == {"cpu": 1000}
