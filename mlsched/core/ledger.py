@@ -205,9 +205,13 @@ class Ledger:
         return all(
             self.free_milli_cpus(name) >= cpus[name]
             and self.free_memory_bytes(name) >= memory[name]
-            and not 0 < self._nodes[name].pods_max < self.group_count(name) + groups[name]
+            and self._has_room_for_groups(name, groups[name])
             for name in groups
         )
+
+    def _has_room_for_groups(self, name: str, count: int) -> bool:
+        most = self._nodes[name].pods_max
+        return not most or self.group_count(name) + count <= most
 
     def ranking(self, need: GroupNeed, view: View = AS_IS) -> Ranking:
         """Nodes in the order in which a need would take them."""

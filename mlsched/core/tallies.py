@@ -103,7 +103,7 @@ class Tally:
         share.cpus, share.memory = node.milli_cpus, node.memory_bytes
         share.cpus_free = max(0, ledger.free_milli_cpus(node.name))
         share.memory_free = max(0, ledger.free_memory_bytes(node.name))
-        share.pods, share.unbounded = node.pods_max, int(not node.pods_max)
+        share.pods, share.unbounded = max(0, node.pods_max), int(not node.pods_max)
         share.pods_free = max(0, node.pods_max - ledger.group_count(node.name))
         asking = [need for need in needs if need.gpus]
         for device in node.devices:

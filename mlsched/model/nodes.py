@@ -8,6 +8,9 @@ from __future__ import annotations
 
 from msgspec import Struct
 
+NO_PODS = -1
+"""The bound of a node that takes no group more."""
+
 
 class Device(Struct, frozen=True):
     """One GPU or MIG instance that can be given to a job."""
@@ -61,4 +64,4 @@ class Node(Struct, frozen=True):
     labels: dict[str, str] = {}
     taints: tuple[Taint, ...] = ()
     pods_max: int = 0
-    """Node groups that it can run at once, pods of others taken off; 0 means no bound."""
+    """Node groups that it can run at once, pods of others taken off; 0: no bound; NO_PODS: none."""

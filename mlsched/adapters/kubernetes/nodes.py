@@ -13,7 +13,7 @@ from msgspec.structs import replace
 
 from mlsched.adapters.kubernetes.objects import NodeObject, parse_milli, parse_units
 from mlsched.adapters.kubernetes.requests import Amounts, is_gpu_resource, profile_of
-from mlsched.model.nodes import Device, Node, Taint
+from mlsched.model.nodes import NO_PODS, Device, Node, Taint
 from mlsched.units import MIB
 
 LAYER_LABEL = "mlsched.io/layer"
@@ -117,7 +117,7 @@ def build_node(
         gpu_note=gpus.note,
         labels=node.metadata.labels,
         taints=tuple(Taint(t.key, t.value, t.effect) for t in node.spec.taints),
-        pods_max=max(1, pods),
+        pods_max=max(0, pods) or NO_PODS,
     )
 
 

@@ -12,7 +12,7 @@ from mlsched.core.journals import Journal
 from mlsched.core.ledger import Ledger
 from mlsched.core.placement import place
 from mlsched.core.tallies import Amounts, Tally
-from mlsched.model.nodes import Node, Taint
+from mlsched.model.nodes import NO_PODS, Node, Taint
 from mlsched.model.resources import GroupNeed
 from mlsched.model.specs import Toleration
 from mlsched.testing.builders import device
@@ -52,7 +52,7 @@ def nodes(draw: st.DrawFn) -> Node:
         schedulable=draw(st.integers(0, 4)) > 0,
         labels=draw(st.sampled_from([{}, {"zone": "a"}])),
         taints=tuple(draw(st.lists(taint, max_size=1))),
-        pods_max=draw(st.sampled_from([0, 0, 2])),
+        pods_max=draw(st.sampled_from([0, 0, 2, NO_PODS])),
     )
 
 

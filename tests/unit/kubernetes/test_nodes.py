@@ -7,7 +7,11 @@ from hypothesis import strategies as st
 
 from mlsched.adapters.kubernetes.nodes import LayerRule, NodeGpus, build_node, is_out_of_service
 from mlsched.adapters.kubernetes.usages import Usages
+from mlsched.core.ledger import Ledger
+from mlsched.core.placement import place
+from mlsched.model.jobs import GroupPlacement
 from mlsched.model.nodes import Device, Node
+from mlsched.model.resources import GroupNeed
 from tests.unit.kubernetes.conftest import node, own_pod, running
 
 RULES = (LayerRule("pool", "cpu", "data"), LayerRule("storage", "", "storage"))
@@ -81,6 +85,15 @@ def test_pods_of_others_are_taken_off_and_given_back() -> None:
     assert usages.observe(pod, pod) == ""
     assert usages.observe(pod, None) == "node-a"
     assert usages.of("node-a") == {"cpu": 0, "pods": 0}
+
+
+def test_a_node_that_runs_as_many_pods_as_it_may_takes_none() -> None:
+    status = {"allocatable": {"cpu": "8", "pods": "2"}}
+    group = GroupPlacement("node-a", 1000, 0)
+    for taken, free in ((1, True), (2, False), (3, False)):
+        ledger = Ledger([build_node(node(status=status), {"pods": taken}, _free)])
+        assert (place((GroupNeed(1000, 0, 0),), ledger) is not None) is free
+        assert ledger.has_room_for((group,)) is free
 
 
 def test_pods_that_the_ledger_counts_are_not_counted_twice() -> None:
