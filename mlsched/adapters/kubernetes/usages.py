@@ -1,4 +1,4 @@
-"""What pods take from each node, kept as they come and go: O(1) a change."""
+"""What pods take from each node, kept as they come, are resized and go: O(1) a change."""
 
 from __future__ import annotations
 
@@ -30,13 +30,13 @@ class Usages:
         if node and after is not None and self._is_owned(after):
             node = ""
         known = self._counted.get(key)
-        if known is not None and known[0] == node:
+        amounts = _safely(after) if node and after is not None else {}
+        if known is not None and known == (node, amounts):
             return ""
         if known is not None:
             self._add(known[0], known[1], -1)
             del self._counted[key]
-        if node and after is not None:
-            amounts = _safely(after)
+        if node:
             self._counted[key] = (node, amounts)
             self._add(node, amounts, 1)
         return node or (known[0] if known else "")
@@ -49,6 +49,8 @@ class Usages:
         total = self._totals.setdefault(node, {})
         for name, amount in amounts.items():
             total[name] = total.get(name, 0) + sign * amount
+        if not any(total.values()):
+            del self._totals[node]  # names of nodes come and go where machines are rented
 
 
 def _safely(pod: Pod) -> Amounts:

@@ -6,6 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mlsched.adapters.kubernetes.nodes import LayerRule, NodeGpus, build_node, is_out_of_service
+from mlsched.adapters.kubernetes.objects import Pod
 from mlsched.adapters.kubernetes.usages import Usages
 from mlsched.core.ledger import Ledger
 from mlsched.core.placement import place
@@ -84,7 +85,20 @@ def test_pods_of_others_are_taken_off_and_given_back() -> None:
     assert usages.of("node-a") == {"cpu": 2000, "pods": 1}
     assert usages.observe(pod, pod) == ""
     assert usages.observe(pod, None) == "node-a"
-    assert usages.of("node-a") == {"cpu": 0, "pods": 0}
+    assert usages.of("node-a") == {}
+
+
+def test_a_pod_of_others_that_is_resized_is_counted_again() -> None:
+    def pod(cpus: str) -> Pod:
+        spec = {"containers": [{"resources": {"requests": {"cpu": cpus}}}]}
+        return own_pod(spec=spec, status=running())
+
+    usages = Usages(lambda pod: False)
+    usages.observe(None, pod("2"))
+    assert usages.observe(pod("2"), pod("6")) == "node-a"
+    assert usages.of("node-a") == {"cpu": 6000, "pods": 1}
+    usages.observe(pod("6"), None)
+    assert usages.of("node-a") == {}
 
 
 def test_a_node_that_runs_as_many_pods_as_it_may_takes_none() -> None:
