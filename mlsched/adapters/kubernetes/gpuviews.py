@@ -73,10 +73,12 @@ class GpuView:
             ValueError: a capacity of a device is none.
         """
         found, note = self._judge(node, now_ms)
-        published = read_devices(self._slices_of.get(node, {}).values(), self._drivers)
+        slices = self._slices_of.get(node, {}).values()
+        published = read_devices(slices, self._drivers)
         devices = judge_devices(published, {one.uuid: one for one in found})
         taken = frozenset(one.uuid for one in devices if self.allocations.holders(one.uuid))
-        return NodeGpus(found, note, tuple(devices) if published else None, taken)
+        is_driven = any(one.spec.driver in self._drivers for one in slices)
+        return NodeGpus(found, note, tuple(devices) if is_driven else None, taken)
 
     def _judge(self, name: str, now_ms: int) -> tuple[tuple[Device, ...], str]:
         """The devices that an agent told of, or none and why it is not believed."""

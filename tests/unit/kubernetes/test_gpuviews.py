@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from typing import Any
 
 import msgspec
 import pytest
@@ -12,6 +13,7 @@ from mlsched.adapters.kubernetes.gpunodes import STALE_S, ToldNode
 from mlsched.adapters.kubernetes.gpuviews import JUDGED_MS, GpuView
 from mlsched.model.inventory import GpuEvent
 from tests.unit.inventories import NOW_MS, inventory, told
+from tests.unit.kubernetes.test_slices import published
 
 XID = GpuEvent(NOW_MS, "GPU-1", "xid", 79)
 DAY_MS = 86_400_000
@@ -67,3 +69,15 @@ def test_a_gpu_that_was_lost_before_its_uuid_was_read_counts_as_broken() -> None
     lost = replace(whole.gpus[1], uuid="index-1")
     found = view_of(told(replace(whole, gpus=(whole.gpus[0], lost)))).of("node-a", NOW_MS).known
     assert [one.healthy for one in found] == [True, False]
+
+
+@pytest.mark.parametrize("change", [{"pool": {"resourceSliceCount": 2}}, {"devices": []}])
+def test_a_node_of_a_driver_stays_one_while_its_pool_is_not_whole_or_empty(
+    change: dict[str, Any],
+) -> None:
+    view = GpuView()
+    assert view.of("node-a", NOW_MS).published is None
+    view.observe_slice(None, published(0, driver="nic.example.com"))
+    assert view.of("node-a", NOW_MS).published is None
+    view.observe_slice(None, published(0, 1, **change))
+    assert view.of("node-a", NOW_MS).published == ()
