@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Container, Iterable, Mapping
 
-from msgspec import Struct, field
+from msgspec import Raw, Struct, field
 from msgspec.structs import replace
 
 from mlsched.adapters.kubernetes.objects import Metadata, parse_units
@@ -49,6 +49,8 @@ class SliceDevice(Struct, rename="camel"):
     attributes: dict[str, Attribute] = field(default_factory=dict)
     capacity: dict[str, Capacity] = field(default_factory=dict)
     taints: list[DeviceTaint] = field(default_factory=list)
+    consumes_counters: list[Raw] = field(default_factory=list)
+    """What it shares with other devices of its pool; mlsched only asks whether there is any."""
 
 
 class Pool(Struct, rename="camel"):
@@ -145,6 +147,8 @@ class Allocations:
         new = set(after.devices) if after is not None else set()
         for device in old - new:
             self._holders[device].discard(before.metadata.key if before else "")
+            if not self._holders[device]:
+                del self._holders[device]
         for device in new - old:
             self._holders.setdefault(device, set()).add(after.metadata.key if after else "")
         return sorted(old ^ new)
@@ -199,7 +203,12 @@ def read_devices(slices: Iterable[ResourceSlice], drivers: Container[str]) -> li
         newest = max(spec.pool.generation for spec in specs)
         current = [spec for spec in specs if spec.pool.generation == newest]
         if len(current) >= current[0].pool.resource_slice_count:
-            found += [_read(spec, device) for spec in current for device in spec.devices]
+            found += [
+                _read(spec, device)
+                for spec in current
+                for device in spec.devices
+                if _stands_alone(spec, device)
+            ]
     return sorted(found, key=lambda one: _order(one.device.uuid))
 
 
@@ -210,10 +219,23 @@ def _order(name: str) -> tuple[str, int, str]:
     return stem, int(digits) if digits else -1, name
 
 
+def _text(spec: SliceSpec, device: SliceDevice, name: str) -> str:
+    own = device.attributes.get(f"{spec.driver}/{name}")
+    return (own or device.attributes.get(name) or Attribute()).string
+
+
+def _stands_alone(spec: SliceSpec, device: SliceDevice) -> bool:
+    """Whether no other device may be of the same silicon, which the API server would give twice.
+
+    Left out are GPUs published once more for virtual machines (``vfio``), and whole pools whose
+    GPUs are cut on demand. Source: KEP-4815, partitionable devices.
+    """
+    return _text(spec, device, "type") in ("", "gpu", "mig") and not device.consumes_counters
+
+
 def _read(spec: SliceSpec, device: SliceDevice) -> Published:
     def text(name: str) -> str:
-        own = device.attributes.get(f"{spec.driver}/{name}")
-        return (own or device.attributes.get(name) or Attribute()).string
+        return _text(spec, device, name)
 
     memory = device.capacity.get("memory") or device.capacity.get(f"{spec.driver}/memory")
     taint = next((t for t in device.taints if t.effect in ("NoSchedule", "NoExecute")), None)

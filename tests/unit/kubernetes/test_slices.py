@@ -89,6 +89,21 @@ def test_instances_of_a_partitioned_gpu_have_their_profile() -> None:
     assert found.device.is_mig
 
 
+@pytest.mark.parametrize(
+    "more",
+    [
+        {"attributes": {"type": {"string": "vfio"}}},
+        {"consumesCounters": [{"counterSet": "gpu-7-counters", "counters": {}}]},
+    ],
+)
+def test_devices_that_are_another_ones_silicon_are_left_out(more: dict[str, Any]) -> None:
+    """One GPU under two names would be given twice: the API server does not look."""
+    one = {"name": "gpu-7-more", **more}
+    assert read_devices([published(devices=[{"name": "gpu-7"}, one])], DRIVERS) == read_devices(
+        [published(devices=[{"name": "gpu-7"}])], DRIVERS
+    )
+
+
 def test_a_device_with_a_taint_takes_no_jobs() -> None:
     taint = {"key": "gpu.nvidia.com/xid", "value": "79", "effect": "NoExecute"}
     one = {"name": "gpu-0", "taints": [taint]}
