@@ -144,9 +144,11 @@ class Agent:
         self._note = note
 
     async def _listen(self) -> None:
-        async for event in watch_events():
-            self._events = bound_events((*self._events, event))
-            self._look()
+        while True:
+            async for event in watch_events():
+                self._events = bound_events((*self._events, event))
+                self._look()
+            await asyncio.sleep(self._settings.period_s * NO_GPU_PERIOD_FACTOR)
 
     def _look(self) -> None:
         """Publish, if something changed that matters."""

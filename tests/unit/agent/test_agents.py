@@ -59,12 +59,17 @@ class Machine:
         self.turns: asyncio.Queue[None] = asyncio.Queue()
         self.holders: dict[str, str] | HoldersError = {}
         self.looks = 0
+        self.driverless = 0
+        """So many times the machine has no driver to listen to."""
 
     async def read(self, deadline_s: float, previous: Inventory | None) -> Inventory:
         await self.turns.get()
         return self.inventory
 
     async def watch(self) -> AsyncIterator[GpuEvent]:
+        if self.driverless:
+            self.driverless -= 1
+            return
         while True:
             yield await self.events.get()
 
@@ -184,5 +189,16 @@ def test_another_driver_is_worth_a_write(play: Any) -> None:
         machine.inventory = replace(machine.inventory, driver=ok("590"))
         machine.look()
         assert (await board.wait(2)).summary.driver == "590"
+
+    play(scenario)
+
+
+def test_a_driver_that_is_installed_later_is_listened_to(play: Any) -> None:
+    async def scenario(machine: Machine, board: Board) -> None:
+        machine.driverless = 3
+        machine.look()
+        await board.wait(1)
+        machine.events.put_nowait(XID)
+        assert (await board.wait(2)).inventory.events == (XID,)
 
     play(scenario)
