@@ -18,6 +18,11 @@ from typing import Any
 from msgspec import Struct
 
 from mlsched.adapters.kubernetes.actuators import PodActuator
+from mlsched.adapters.kubernetes.announcements import (
+    LEASE_NAME,
+    Announcement,
+    write_announcement,
+)
 from mlsched.adapters.kubernetes.apis import ANSWER_S_MAX, Api
 from mlsched.adapters.kubernetes.binders import Binder
 from mlsched.adapters.kubernetes.configs import Access
@@ -53,7 +58,6 @@ from mlsched.runtime.controller import Controller, RetrySettings
 from mlsched.runtime.driver import Driver
 from mlsched.server.hardware import Hardware
 
-LEASE_NAME = "mlsched-controller"
 BATCH_MAX = 128
 """Statuses written at once before the pods that they allow are made."""
 
@@ -79,6 +83,12 @@ class ClusterSettings(Struct, frozen=True):
     answer_s_max: float = ANSWER_S_MAX
     """A request that is not answered for so long is made again."""
 
+    @property
+    def announcement(self) -> Announcement:
+        """What users may know of them."""
+        classes = dict(self.device_classes)
+        return Announcement(self.image, self.layers, self.drivers, classes)
+
 
 class ClusterController:
     """Schedules one cluster for as long as it holds the lease.
@@ -99,7 +109,12 @@ class ClusterController:
         identity = f"{socket.gethostname()}_{os.getpid()}_{uuid.uuid4().hex[:8]}"
         self._lease_api = Api(access, answer_s_max=settings.answer_s_max)
         self.lease = Lease(
-            self._lease_api, settings.namespace, LEASE_NAME, identity, settings.timing
+            self._lease_api,
+            settings.namespace,
+            LEASE_NAME,
+            identity,
+            settings.timing,
+            write_announcement(settings.announcement),
         )
         self.api = Api(access, self.lease.check, settings.answer_s_max)
         self.started = asyncio.Event()
