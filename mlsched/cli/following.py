@@ -13,12 +13,17 @@ from mlsched.api.watching import exit_code_of_jobs
 from mlsched.cli.render.outputs import Printer
 from mlsched.cli.render.texts import one_line
 from mlsched.cli.session import Session, write_error
+from mlsched.errors import MlschedError
 from mlsched.units import format_bytes
 
 JsonObject = dict[str, Any]
 
 QUIET_S = 1.0
 """A job that waits longer than this is worth a word."""
+
+CLUSTER_QUIET_S = 3.0
+ASK_S = 60.0
+"""The same in a cluster, where telling why takes lists of everything: how often that is done."""
 
 _PLAIN_ENDS = ("Completed", "ExitedWithError", "CancelledByUser")
 
@@ -30,6 +35,8 @@ class Waiting:
         self._session = session
         self._told: dict[str, str] = {}
         self._due: dict[str, float] = {}
+        self._quiet_s = QUIET_S if session.is_local else CLUSTER_QUIET_S
+        self._asks_at = 0.0
 
     def look(self, jobs: dict[str, JsonObject]) -> None:
         """Call this now and then."""
@@ -38,11 +45,24 @@ class Waiting:
             if job["state"] != "PENDING":
                 self._due.pop(job_id, None)
                 continue
-            due = self._due.setdefault(job_id, now + QUIET_S)
-            message = one_line(str((job.get("reason") or {}).get("message", "")))
-            if now >= due and message and self._told.get(job_id) != message:
+            due = self._due.setdefault(job_id, now + self._quiet_s)
+            if now < due:
+                continue
+            message = one_line(str((job.get("reason") or self._ask(job_id)).get("message", "")))
+            if message and self._told.get(job_id) != message:
                 self._told[job_id] = message
                 self._session.tell(f"{job['name']} waits: {message}")
+
+    def _ask(self, job_id: str) -> JsonObject:
+        """Why a job of a cluster waits, which its MLJob does not say; now and then, of one job."""
+        now = time.monotonic()
+        if self._session.is_local or now < self._asks_at:
+            return {}
+        self._asks_at = now + ASK_S
+        try:
+            return self._session.client.call("why", job=job_id)["reason"] or {}
+        except MlschedError:
+            return {}
 
 
 def prefix_of(job: JsonObject, *, several_jobs: bool, several_ranks: bool) -> Callable[[int], str]:

@@ -32,6 +32,7 @@ from mlsched.adapters.kubernetes.mljobs import MLJobs
 from mlsched.adapters.kubernetes.nodes import LayerRule, build_node, is_out_of_service
 from mlsched.adapters.kubernetes.notices import Notices
 from mlsched.adapters.kubernetes.objects import (
+    POD_GROUPS,
     MLJob,
     NodeObject,
     Pod,
@@ -60,8 +61,6 @@ from mlsched.server.hardware import Hardware
 
 BATCH_MAX = 128
 """Statuses written at once before the pods that they allow are made."""
-
-POD_GROUPS = "/apis/scheduling.k8s.io/v1beta1/podgroups"
 
 
 class ClusterSettings(Struct, frozen=True):
@@ -106,16 +105,8 @@ class ClusterController:
     ) -> None:
         self._settings = settings
         self._on_problem = on_problem
-        identity = f"{socket.gethostname()}_{os.getpid()}_{uuid.uuid4().hex[:8]}"
         self._lease_api = Api(access, answer_s_max=settings.answer_s_max)
-        self.lease = Lease(
-            self._lease_api,
-            settings.namespace,
-            LEASE_NAME,
-            identity,
-            settings.timing,
-            write_announcement(settings.announcement),
-        )
+        self.lease = _make_lease(self._lease_api, settings)
         self.api = Api(access, self.lease.check, settings.answer_s_max)
         self.started = asyncio.Event()
         self._events: list[Event] = []
@@ -409,6 +400,13 @@ class _Router:
     async def stop(self, job_id: str, attempt: int, grace_s: int) -> None:
         target = self._foreign if is_foreign(job_id) else self._pods
         await target.stop(job_id, attempt, grace_s)
+
+
+def _make_lease(api: Api, settings: ClusterSettings) -> Lease:
+    """The lease that this process asks for, which tells its settings."""
+    identity = f"{socket.gethostname()}_{os.getpid()}_{uuid.uuid4().hex[:8]}"
+    told = write_announcement(settings.announcement)
+    return Lease(api, settings.namespace, LEASE_NAME, identity, settings.timing, told)
 
 
 def _creation(pod: Pod) -> tuple[str, int]:

@@ -12,8 +12,10 @@ import http.client
 import socket
 import ssl
 import threading
+import time
 import weakref
 from collections.abc import Iterator, Mapping
+from email.utils import parsedate_to_datetime
 from functools import cached_property
 from typing import Self
 from urllib.parse import urlencode, urlsplit
@@ -25,6 +27,7 @@ CONNECT_S_MAX = 10.0
 ANSWER_S_MAX = 35.0
 """For one answer: an API server gives up a read after 60 s, and most answers take 10 ms."""
 
+CLOCK_S_MIN = 2.0
 CHUNK_BYTES = 1 << 18
 _KEEPALIVE = ((socket.TCP_KEEPIDLE, 30), (socket.TCP_KEEPINTVL, 10), (socket.TCP_KEEPCNT, 3))
 """A peer that is gone is noticed within a minute, however long a log is silent."""
@@ -45,12 +48,17 @@ class Connections:
         self._url = urlsplit(access.server)
         self._kept: list[http.client.HTTPConnection] = []
         self._lock = threading.Lock()
+        self._ahead_s = 0.0
         weakref.finalize(self, _close_all, self._kept)
 
     @cached_property
     def _tls(self) -> ssl.SSLContext | None:
         found = self.access.ssl_context()
         return found if isinstance(found, ssl.SSLContext) else None
+
+    def now_s(self) -> float:
+        """Seconds since 1970 by the clock of the API server, as its last answer told it."""
+        return time.time() + self._ahead_s
 
     def get(self, path: str, params: Params | None = None) -> bytes:
         """The body of one object or list.
@@ -129,6 +137,7 @@ class Connections:
         except BaseException:
             line.close()
             raise
+        self._ahead_s = seconds_ahead(answer.headers.get("Date"), time.time())
         with self._lock:
             self._kept.append(line)
         if answer.status >= 400:
@@ -215,6 +224,18 @@ class Flow:
             lines = (rest + chunk).split(b"\n")
             rest = lines.pop()
             yield from lines
+
+
+def seconds_ahead(date: str | None, now_s: float) -> float:
+    """How far a clock is ahead of ours by the Date header of its answer, which has whole seconds.
+
+    Zero where that is less than the network and the rounding may make.
+    """
+    try:
+        ahead_s = parsedate_to_datetime(date or "").timestamp() - now_s
+    except ValueError:
+        return 0.0
+    return ahead_s if abs(ahead_s) > CLOCK_S_MIN else 0.0
 
 
 def _close_all(lines: list[http.client.HTTPConnection]) -> None:

@@ -14,8 +14,9 @@ from mlsched.adapters.kubernetes.configs import Access
 from mlsched.adapters.kubernetes.connections import Connections
 from mlsched.adapters.kubernetes.errors import ApiError, NoAnswerError
 from mlsched.adapters.kubernetes.objects import job_path
-from mlsched.api.clusters.checks import read_lease, read_server
+from mlsched.api.clusters.checks import read_server
 from mlsched.api.clusters.explanations import explain_job, next_command, preview_job, reasons_of
+from mlsched.api.clusters.leases import RecentView, read_controller
 from mlsched.api.clusters.names import Reference, base_of, parse_reference
 from mlsched.api.clusters.nodes import cluster_view, gpu_rows
 from mlsched.api.clusters.outputs import PodOutputs
@@ -81,6 +82,7 @@ class ClusterClient:
         self.namespace = namespace or access.namespace
         self.connections = Connections(access)
         self._image = image
+        self._recent = RecentView(lambda: read_controller(self.connections))
         self._on_problem = on_problem
         self._operations: dict[str, Callable[[Args], Any]] = {
             "ping": self._ping,
@@ -168,7 +170,7 @@ class ClusterClient:
             "namespace": self.namespace,
             "server": self.connections.access.server,
             "kubernetes": server,
-            "controller": read_lease(self.connections),
+            "controller": read_controller(self.connections).holder,
         }
 
     def _submit(self, args: Args) -> JsonObject:
@@ -177,10 +179,10 @@ class ClusterClient:
 
     def _create_view(self, submission: Submission) -> JsonObject:
         record, created = self._create(submission)
-        return {"jobs": [record.view()], "created": created}
+        return {"jobs": [record.view()], "created": created, "warnings": self._recent.warnings()}
 
     def _submission(self, args: Args) -> Submission:
-        submission = Submission(args, self.namespace, self._image)
+        submission = Submission(args, self.namespace, self._image, self._recent.image)
         for dependency in submission.spec.after:
             try:
                 self._get(f"{submission.namespace}/{dependency.job}")
@@ -233,12 +235,14 @@ class ClusterClient:
         path = job_path(submission.namespace)
         self.connections.create(path, submission.body(name), {"dryRun": "All"})
         job = first_job(submission.spec, submission.namespace, name)
-        found = preview_job(job, read_lists(self.connections, submission.namespace))
+        lists = read_lists(self.connections, submission.namespace)
+        found = preview_job(job, lists)
         return {
             "document": submission.document(submission.given_name),
-            "starts_now": found.reason is None,
+            "starts_now": found.reason is None if lists.is_whole else None,
             "reason": reason_view(found.reason),
             "placement": [placement_view(group) for group in found.placements],
+            "notes": lists.notes,
         }
 
     def _list(self, args: Args) -> JsonObject:
@@ -262,11 +266,10 @@ class ClusterClient:
     def _why(self, args: Args) -> JsonObject:
         found = self._get(str(args.get("job", "")))
         job = next((j for j in found.jobs if not j.state.is_ended), representative(found.jobs))
-        lists, lease = Lists(), None
+        lists = Lists()
         if job.state is JobState.PENDING:
             lists = read_lists(self.connections, job.namespace)
-            lease = read_lease(self.connections)
-        told = explain_job(job, lists, lease)
+        told = explain_job(job, lists)
         reasons = {job.id: told.reason, **reasons_of(lists, found.jobs)}
         return {
             "job": view_found(found.jobs, whole=found.whole, reasons=reasons),

@@ -7,6 +7,7 @@ import re
 
 import pytest
 
+from mlsched.adapters.kubernetes.announcements import LEASES, SETTINGS_ANNOTATION
 from mlsched.adapters.kubernetes.errors import NoAnswerError
 from mlsched.errors import (
     ConfigError,
@@ -151,18 +152,99 @@ def test_why_without_rights_says_so(served):
     assert "you may not list nodes" in found["details"]
 
 
-def test_a_preview_asks_the_api_server_and_stores_nothing(served):
-    served[1].objects[f"{NODES}/a"] = node("a")
-    document = {
+def document(**spec):
+    return {
         "apiVersion": "mlsched.io/v1alpha1",
         "kind": "MLJob",
-        "spec": {"command": ["true"], "image": "i:1", "cpusPerTask": 2},
+        "spec": {"command": ["true"], "image": "i:1", **spec},
     }
-    found = served[0].call("preview", document=document)
-    assert found["starts_now"]
+
+
+def test_a_preview_asks_the_api_server_and_stores_nothing(served):
+    served[1].objects[f"{NODES}/a"] = node("a")
+    served[1].lease()
+    before = dict(served[1].objects)
+    found = served[0].call("preview", document=document(cpusPerTask=2))
+    assert found["starts_now"] is True
     assert [group["node"] for group in found["placement"]] == ["a"]
     assert ("POST", JOBS) in served[1].requests
-    assert list(served[1].objects) == [f"{NODES}/a"]
+    assert served[1].objects == before
+
+
+def test_a_preview_says_what_it_cannot_know(served):
+    served[1].objects[f"{NODES}/a"] = node("a")
+    served[1].forbidden = {NODES, LEASES}
+    found = served[0].call("preview", document=document())
+    assert found["starts_now"] is None
+    assert "cannot be told" in found["reason"]["message"]
+    assert any("may not read the controller's lease" in note for note in found["notes"])
+
+
+def test_without_a_controller_nothing_starts_and_whoever_submits_is_told(served, submit):
+    served[1].objects[f"{NODES}/a"] = node("a")
+    found = served[0].call("preview", document=document())
+    assert found["starts_now"] is False
+    assert "no mlsched controller" in found["reason"]["message"]
+    (warning,) = submit()["warnings"]
+    assert "no mlsched controller holds its lease: nothing is placed" in warning
+    assert served[0].call("why", job=submit()["jobs"][0]["name"])["reason"]["message"] == (
+        "fits now and starts as soon as there is a controller"
+    )
+
+
+@pytest.mark.parametrize("may_read", [True, False])
+def test_with_a_controller_or_without_rights_nothing_is_warned_of(served, submit, may_read):
+    served[1].lease()
+    served[1].forbidden = set() if may_read else {LEASES}
+    assert submit()["warnings"] == []
+
+
+def test_a_job_that_was_made_is_told_of_although_the_lease_cannot_be_read(served, submit):
+    served[1].broken = {LEASES}
+    found = submit()
+    assert (found["created"], found["warnings"]) == (True, [])
+
+
+def test_a_thousand_submissions_do_not_look_at_the_lease_a_thousand_times(served, submit):
+    for _ in range(20):
+        submit()
+    assert served[1].requests.count(("GET", LEASES)) == 1
+
+
+def settings(**told):
+    return {SETTINGS_ANNOTATION: json.dumps(told)}
+
+
+def test_the_image_of_the_controller_is_for_jobs_that_name_none(served, submit):
+    served[1].lease(annotations=settings(image="jobs:1"))
+    name = submit(image="")["jobs"][0]["name"]
+    assert "image" not in served[1].objects[f"{JOBS}/{name}"]["spec"]
+
+
+def test_rules_of_the_controller_decide_on_layers(served):
+    gpu = {"layerRules": [{"label": "pool", "value": "a", "layer": "gpu"}]}
+    one = node("a")
+    one["metadata"]["labels"] = {"pool": "a"}
+    served[1].objects[f"{NODES}/a"] = one
+    served[1].put(mljob("prepare"))
+    served[1].lease()
+    assert served[0].call("why", job="prepare")["reason"]["code"] == "Starting"
+    served[1].lease(annotations=settings(**gpu))
+    found = served[0].call("why", job="prepare")
+    assert found["reason"]["code"] == "NeverFits"
+    assert "layer" in found["reason"]["message"]
+    assert not any("not said" in line for line in found["details"])
+
+
+def test_settings_that_are_not_known_are_told_of(served):
+    served[1].objects[f"{NODES}/a"] = node("a")
+    served[1].put(mljob("one"))
+    served[1].lease()
+    told = served[0].call("why", job="one")["details"]
+    assert any("of another release, does not tell its settings" in line for line in told)
+    served[1].forbidden = {LEASES}
+    told = served[0].call("why", job="one")["details"]
+    assert any("you may not read the controller's lease" in line for line in told)
 
 
 def test_rows_are_as_on_one_machine(served):
