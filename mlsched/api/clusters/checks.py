@@ -15,15 +15,23 @@ REVIEWS = "/apis/authorization.k8s.io/v1/selfsubjectaccessreviews"
 
 RIGHTS = (
     ("create", "mlsched.io", "mljobs", "", True),
+    ("get", "mlsched.io", "mljobs", "", True),
     ("list", "mlsched.io", "mljobs", "", True),
     ("watch", "mlsched.io", "mljobs", "", True),
     ("patch", "mlsched.io", "mljobs", "", True),
+    ("get", "", "pods", "", True),
     ("list", "", "pods", "", True),
     ("get", "", "pods", "log", True),
     ("list", "", "nodes", "", False),
     ("list", "", "pods", "", False),
+    ("list", "mlsched.io", "mljobs", "", False),
+    ("list", "mlsched.io", "mlqueues", "", False),
+    ("list", "mlsched.io", "gpunodes", "", False),
+    ("list", "resource.k8s.io", "resourceslices", "", False),
+    ("list", "resource.k8s.io", "resourceclaims", "", False),
+    ("list", "scheduling.k8s.io", "podgroups", "", False),
 )
-"""Verb, group, resource, subresource, and whether in the namespace; ``why`` needs the last two."""
+"""Verb, group, resource, subresource, and whether in the namespace: else for ``why`` alone."""
 
 
 class Right(Struct, frozen=True):

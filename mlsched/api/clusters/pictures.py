@@ -92,11 +92,11 @@ def read_lists(connections: Connections, namespace: str) -> Lists:
     lists.controller = read_controller(connections)
     if lists.controller.note:
         lists.notes.append(lists.controller.note)
-    lists.queues = _read(connections, f"{GROUP_PATH}/mlqueues", QueueObject, "queues", lists)
-    lists.pod_groups = _read(connections, POD_GROUPS, PodGroup, "", lists)
-    lists.gpu_nodes = _read(connections, GPU_NODES, ToldNode, "", lists)
-    lists.slices = _read(connections, RESOURCE_SLICES, ResourceSlice, "", lists)
-    lists.claims = _read(connections, RESOURCE_CLAIMS, ResourceClaim, "", lists)
+    lists.queues = _read(connections, f"{GROUP_PATH}/mlqueues", QueueObject, "mlqueues", lists)
+    lists.pod_groups = _read(connections, POD_GROUPS, PodGroup, "podgroups", lists)
+    lists.gpu_nodes = _read(connections, GPU_NODES, ToldNode, "gpunodes", lists)
+    lists.slices = _read(connections, RESOURCE_SLICES, ResourceSlice, "resourceslices", lists)
+    lists.claims = _read(connections, RESOURCE_CLAIMS, ResourceClaim, "resourceclaims", lists)
     return lists
 
 
@@ -105,7 +105,7 @@ def _read(connections: Connections, path: str, kind: type[T], name: str, lists: 
     try:
         found = msgspec.json.decode(connections.get(path), type=RawList)
     except ApiError as error:
-        if error.code == 403 and name:
+        if error.code == 403 and lists.is_whole:
             lists.notes.append(f"you may not list {name}")
         if error.code in (403, 404):
             return []

@@ -160,6 +160,22 @@ def document(**spec):
     }
 
 
+@pytest.mark.parametrize(
+    "kind", ["resourceslices", "resourceclaims", "gpunodes", "podgroups", "mlqueues"]
+)
+def test_why_names_each_list_that_it_may_not_see(served, kind):
+    """Without the slices of a DRA driver its GPUs are not there, and a job seems never to fit."""
+    groups = {
+        "mlqueues": "mlsched.io/v1alpha1",
+        "gpunodes": "mlsched.io/v1alpha1",
+        "podgroups": "scheduling.k8s.io/v1beta1",
+    }
+    served[1].put(mljob("one", spec={"gpusPerNode": 1}))
+    served[1].objects[f"{NODES}/a"] = node("a")
+    served[1].forbidden = {f"/apis/{groups.get(kind, 'resource.k8s.io/v1')}/{kind}"}
+    assert f"you may not list {kind}" in served[0].call("why", job="one")["details"]
+
+
 def test_a_preview_asks_the_api_server_and_stores_nothing(served):
     served[1].objects[f"{NODES}/a"] = node("a")
     served[1].lease()
