@@ -151,7 +151,7 @@ class WatchStream(Closing):
         self._flow: Flow | None = None
         self._has_listed = False
         self._version = ""
-        self._heard_s = time.monotonic()
+        self._trouble_since_s: float | None = None
         threading.Thread(target=self._run, name="mlsched-watch", daemon=True).start()
 
     def close(self) -> None:
@@ -232,13 +232,16 @@ class WatchStream(Closing):
                 raise
 
     def _has_lost_patience(self) -> bool:
-        """Wait a little, unless the API server has been gone for too long."""
+        """Wait a little; whether nothing was answered for too long, which a quiet watch is not."""
         self._closed.wait(_PAUSE_S)
-        return not self._has_listed or time.monotonic() - self._heard_s > TROUBLE_S_MAX
+        now_s = time.monotonic()
+        if self._trouble_since_s is None:
+            self._trouble_since_s = now_s
+        return not self._has_listed or now_s - self._trouble_since_s > TROUBLE_S_MAX
 
     def _list(self) -> None:
         records, self._version = decode_list(self._connections.get(self._path, self._selector))
-        self._heard_s = time.monotonic()
+        self._trouble_since_s = None
         for event in self._changes.replace_all(records):
             self._queue.put(event)
         lost = None if self._has_listed else self._changes.missing()
@@ -255,13 +258,12 @@ class WatchStream(Closing):
             "timeoutSeconds": WATCH_S,
         }
         self._flow = self._connections.follow(self._path, params, SILENCE_S_MAX)
-        self._heard_s = time.monotonic()
+        self._trouble_since_s = None
         if self._closed.is_set():
             self._flow.close()
         with self._flow as flow:
             for line in flow.lines():
                 self._take(line)
-                self._heard_s = time.monotonic()
                 if self._changes.is_over:
                     break
 
