@@ -10,9 +10,10 @@ import pytest
 from mlsched.adapters.kubernetes.configs import Access
 from mlsched.adapters.kubernetes.errors import ApiError, NoAnswerError, SilenceError
 from mlsched.adapters.kubernetes.kubeconfigs import Static
-from mlsched.api.clusters import watches
+from mlsched.api.clusters import patience, watches
 from mlsched.api.clusters.names import Reference
-from mlsched.api.clusters.watches import SILENCE_S_MAX, TROUBLE_S_MAX, Changes, WatchStream
+from mlsched.api.clusters.patience import TROUBLE_S_MAX
+from mlsched.api.clusters.watches import SILENCE_S_MAX, Changes, WatchStream
 from mlsched.errors import UnreachableError
 from tests.unit.api.clusters.conftest import mljob, record
 
@@ -118,7 +119,7 @@ class Watched:
         self.access = Access("http://h", Static("http://h"), "team", "prod")
         self.answers = list(answers)
         self.now_s = 0.0
-        monkeypatch.setattr(watches, "time", SimpleNamespace(monotonic=lambda: self.now_s))
+        monkeypatch.setattr(patience, "time", SimpleNamespace(monotonic=lambda: self.now_s))
         monkeypatch.setattr(watches, "_PAUSE_S", 0)
 
     def get(self, path, params=None):
