@@ -21,12 +21,13 @@ from typing import Self
 from urllib.parse import urlencode, urlsplit
 
 from mlsched.adapters.kubernetes.configs import Access
-from mlsched.adapters.kubernetes.errors import NoAnswerError, read_error
+from mlsched.adapters.kubernetes.errors import ApiError, NoAnswerError, read_error
 
 CONNECT_S_MAX = 10.0
 ANSWER_S_MAX = 35.0
 """For one answer: an API server gives up a read after 60 s, and most answers take 10 ms."""
 
+BUSY_TRIES_MAX, BUSY_S_MAX = 5, 10.0
 CLOCK_S_MIN = 2.0
 CHUNK_BYTES = 1 << 18
 _KEEPALIVE = ((socket.TCP_KEEPIDLE, 30), (socket.TCP_KEEPINTVL, 10), (socket.TCP_KEEPCNT, 3))
@@ -110,6 +111,17 @@ class Connections:
         return Flow(path, line, answer, connected)
 
     def _request(self, method: str, path: str, body: bytes | None = None, kind: str = "") -> bytes:
+        """One request; again where the server was too busy to look at it."""
+        for _ in range(BUSY_TRIES_MAX):
+            try:
+                return self._send(method, path, body, kind)
+            except ApiError as error:
+                if error.code != 429:
+                    raise
+                time.sleep(min(error.retry_after_s or 1.0, BUSY_S_MAX))
+        return self._send(method, path, body, kind)
+
+    def _send(self, method: str, path: str, body: bytes | None, kind: str) -> bytes:
         """One request; once more where a kept connection was closed before it was answered."""
         with self._lock:
             kept = self._kept.pop() if self._kept else None

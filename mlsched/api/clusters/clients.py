@@ -49,6 +49,11 @@ TRIES_MAX = 4
 """Of a create whose answer was lost, or whose name by chance was taken."""
 
 
+NOT_IN_PART = (
+    "some of its jobs are in other states, and in a cluster an array is cancelled as a whole"
+)
+
+
 class Found(msgspec.Struct, frozen=True):
     """What a text stands for."""
 
@@ -202,24 +207,28 @@ class ClusterClient:
             ConflictError: another job has the name.
         """
         name = submission.given_name or (submission.name_for_key() if submission.key else "")
+        is_ours = not submission.key
         submission.key = submission.key or f"client-{os.urandom(16).hex()}"
-        lost = False
         for left in range(TRIES_MAX, -1, -1):
             chosen = name or submission.invent_name()
             path = job_path(submission.namespace)
             try:
                 return decode_record(self.connections.create(path, submission.body(chosen))), True
             except NoAnswerError:
-                name, lost = chosen, True
                 if left == 0:
                     raise
+                name, is_ours = chosen, True
                 time.sleep(0.2)
             except ApiError as error:
+                if error.is_temporary and left:
+                    name, is_ours = chosen, True
+                    time.sleep(0.2)
+                    continue
                 if error.code != 409 or error.reason != "AlreadyExists":
                     raise
                 known = decode_record(self.connections.get(job_path(submission.namespace, chosen)))
                 if known.object.metadata.annotations.get(KEY_ANNOTATION) == submission.key:
-                    return known, lost
+                    return known, is_ours
                 if name or left == 0:
                     raise ConflictError(
                         f"there is a job {chosen} in namespace {submission.namespace} already.",
@@ -294,12 +303,17 @@ class ClusterClient:
                 )
         wish = {CANCEL_ANNOTATION: "" if grace_s is None else str(grace_s)}
         patch = msgspec.json.encode({"metadata": {"annotations": wish}})
+        shown, warnings = [], self._recent.warnings()
         for one in found.values():
-            is_open = any(not job.state.is_ended for job in one.jobs)
-            if is_open and (not states or any(job.state in states for job in one.jobs)):
-                metadata = one.record.object.metadata
+            metadata = one.record.object.metadata
+            left = {job.state for job in one.jobs if not job.state.is_ended}
+            if states and left & states and left - states:
+                warnings.append(f"{metadata.name} was left alone: {NOT_IN_PART}")
+                continue
+            if left and (not states or left <= states):
                 self.connections.merge(job_path(metadata.namespace, metadata.name), patch)
-        return {"jobs": [one.record.view() for one in found.values()]}
+            shown.append(one.record.view())
+        return {"jobs": shown, "warnings": warnings}
 
     def _retry(self, args: Args) -> JsonObject:
         """Submit the spec of a job again, as a new job."""

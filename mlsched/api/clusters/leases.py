@@ -25,7 +25,9 @@ from mlsched.adapters.kubernetes.errors import ApiError, NoAnswerError
 from mlsched.adapters.kubernetes.objects import Metadata, RawList
 from mlsched.units import format_span
 
-NO_CONTROLLER = "no mlsched controller holds its lease: nothing is placed until one runs"
+NO_CONTROLLER = (
+    "no mlsched controller holds its lease: nothing is placed or cancelled until one runs"
+)
 RECENT_S = 5.0
 _UNKNOWN = "its rules for layers, DRA drivers and image count as not said"
 

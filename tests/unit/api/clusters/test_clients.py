@@ -8,7 +8,7 @@ import re
 import pytest
 
 from mlsched.adapters.kubernetes.announcements import LEASES, SETTINGS_ANNOTATION
-from mlsched.adapters.kubernetes.errors import NoAnswerError
+from mlsched.adapters.kubernetes.errors import ApiError, NoAnswerError
 from mlsched.errors import (
     ConfigError,
     ConflictError,
@@ -62,8 +62,9 @@ def test_a_key_of_another_job_of_the_same_name_is_a_conflict(submit):
         submit(name="mine", key="b")
 
 
-def test_a_create_whose_answer_was_lost_makes_one_job(served, submit):
-    served[1].lost = [NoAnswerError("broke")]
+@pytest.mark.parametrize("error", [NoAnswerError("broke"), ApiError(504, "Timeout", "too long")])
+def test_a_create_whose_answer_was_lost_makes_one_job(served, submit, error):
+    served[1].lost = [error]
     assert submit()["created"]
     assert len(served[1].objects) == 1
 
@@ -111,6 +112,27 @@ def test_cancelling_annotates_open_jobs_and_leaves_ended_ones(served):
         for path, one in served[1].objects.items()
     }
     assert annotations == {"open": {"mlsched.io/cancel": "5"}, "over": {}}
+
+
+def test_an_array_is_not_cancelled_for_the_state_of_some_of_its_elements(served):
+    """As a whole is the only way here, and those that run were not meant."""
+    mixed = {"state": "RUNNING", "elements": [{"index": 0, "state": "RUNNING", "attempt": 1}]}
+    over = {"state": "PENDING", "elements": [{"index": 0, "state": "SUCCEEDED", "attempt": 1}]}
+    served[1].lease()
+    served[1].put(mljob("mixed", spec={"array": "0-2"}, status=mixed))
+    served[1].put(mljob("left", spec={"array": "0-2"}, status=over))
+    found = served[0].call("cancel", jobs=["mixed", "left"], states=["PENDING"])
+    assert [job["name"] for job in found["jobs"]] == ["left"]
+    assert "mixed was left alone" in found["warnings"][0]
+    asked = [path for method, path in served[1].requests if method == "PATCH"]
+    assert asked == [f"{JOBS}/left"]
+    assert served[0].call("cancel", jobs=["mixed"])["warnings"] == []
+
+
+def test_whoever_cancels_is_told_that_nobody_carries_it_out(served):
+    served[1].put(mljob("open"))
+    (warning,) = served[0].call("cancel", jobs=["open"])["warnings"]
+    assert "no mlsched controller" in warning
 
 
 def test_one_element_cannot_be_cancelled_alone(served):

@@ -29,7 +29,7 @@ def test_a_lease_that_is_renewed_has_a_holder(served: Served) -> None:
 def test_no_lease_is_no_controller(served: Served) -> None:
     found = read_controller(served[1])
     assert (found.holder, found.settings) == ("", None)
-    assert found.trouble.endswith("nothing is placed until one runs")
+    assert found.trouble.endswith("nothing is placed or cancelled until one runs")
 
 
 @pytest.mark.parametrize(
