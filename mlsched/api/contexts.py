@@ -93,11 +93,11 @@ def open_client(
         from mlsched.api.client import Client
 
         return Client(paths)
-    from mlsched.adapters.kubernetes.configs import load_access
+    from mlsched.adapters.kubernetes.configs import load_access, load_in_cluster
     from mlsched.api.clusters.clients import ClusterClient
 
     settings = load_settings(paths.config_file).contexts.get(context)
-    access = load_access(context="" if context == IN_CLUSTER else context)
+    access = load_in_cluster() if context == IN_CLUSTER else load_access(context=context)
     wanted = (
         namespace or os.environ.get(NAMESPACE_VARIABLE) or (settings.namespace if settings else "")
     )

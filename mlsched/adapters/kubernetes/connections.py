@@ -7,6 +7,7 @@ objects mean.
 
 from __future__ import annotations
 
+import base64
 import contextlib
 import http.client
 import socket
@@ -18,10 +19,11 @@ from collections.abc import Iterator, Mapping
 from email.utils import parsedate_to_datetime
 from functools import cached_property
 from typing import Self
-from urllib.parse import urlencode, urlsplit
+from urllib.parse import SplitResult, unquote, urlencode, urlsplit
 
 from mlsched.adapters.kubernetes.configs import Access
 from mlsched.adapters.kubernetes.errors import ApiError, NoAnswerError, read_error
+from mlsched.errors import ConfigError
 
 CONNECT_S_MAX = 10.0
 ANSWER_S_MAX = 35.0
@@ -42,11 +44,15 @@ class Connections:
 
     Args:
         access: Where it is and who asks.
+
+    Raises:
+        ConfigError: the address of the server or of its proxy is none.
     """
 
     def __init__(self, access: Access) -> None:
         self.access = access
-        self._url = urlsplit(access.server)
+        self._url = _read_address(access.server, "server", ("https", "http"))
+        self._proxy = _read_address(access.route.proxy, "proxy", ("http",))
         self._kept: list[http.client.HTTPConnection] = []
         self._lock = threading.Lock()
         self._ahead_s = 0.0
@@ -150,8 +156,9 @@ class Connections:
             line.close()
             raise
         self._ahead_s = seconds_ahead(answer.headers.get("Date"), time.time())
-        with self._lock:
-            self._kept.append(line)
+        if line.sock is not None:
+            with self._lock:
+                self._kept.append(line)
         if answer.status >= 400:
             raise read_error(answer.status, found, answer.headers.get("Retry-After"))
         return found
@@ -160,17 +167,7 @@ class Connections:
         return {"Authorization": self.access.authorization()} if self.access.has_token else {}
 
     def _connect(self) -> http.client.HTTPConnection:
-        host, port = self._url.hostname or "", self._url.port
-        line: http.client.HTTPConnection
-        if self._url.scheme == "https":
-            line = http.client.HTTPSConnection(
-                host,
-                port,
-                timeout=CONNECT_S_MAX,
-                context=self._tls,
-            )
-        else:
-            line = http.client.HTTPConnection(host, port, timeout=CONNECT_S_MAX)
+        line = _Line(self._url, self._proxy, self._tls, self.access.route.server_name)
         try:
             line.connect()
         except OSError as error:
@@ -180,6 +177,58 @@ class Connections:
         for option, value in _KEEPALIVE:
             line.sock.setsockopt(socket.IPPROTO_TCP, option, value)
         return line
+
+
+class _Line(http.client.HTTPConnection):
+    """One connection, through a proxy where there is one.
+
+    Args:
+        server_name: What the server's certificate must name; empty for its host.
+    """
+
+    def __init__(
+        self, server: SplitResult, proxy: SplitResult, tls: ssl.SSLContext | None, server_name: str
+    ) -> None:
+        host, port = server.hostname or "", server.port or (443 if tls else 80)
+        through = (proxy.hostname, proxy.port or 80) if proxy.hostname else (host, port)
+        super().__init__(*through, timeout=CONNECT_S_MAX)
+        if proxy.hostname:
+            self.set_tunnel(host, port, _proxy_headers(proxy))
+        self._tls, self._server_name = tls, server_name or host
+
+    def connect(self) -> None:
+        """Also when http.client connects again by itself: never without TLS where that is used."""
+        super().connect()
+        if self._tls is not None:
+            self.sock = self._tls.wrap_socket(self.sock, server_hostname=self._server_name)
+
+
+def _proxy_headers(proxy: SplitResult) -> dict[str, str]:
+    if proxy.username is None:
+        return {}
+    pair = f"{unquote(proxy.username)}:{unquote(proxy.password or '')}"
+    return {"Proxy-Authorization": f"Basic {base64.b64encode(pair.encode()).decode()}"}
+
+
+def _read_address(text: str, what: str, schemes: tuple[str, ...]) -> SplitResult:
+    """The parts of an address; of an empty text empty ones.
+
+    Raises:
+        ConfigError: it is none, or of another scheme.
+    """
+    try:
+        found = urlsplit(text)
+        is_right = not text or (found.scheme in schemes and bool(found.hostname))
+        _ = found.port
+    except ValueError:
+        is_right = False
+    if not is_right:
+        shown = " or ".join(f"{scheme}://HOST:PORT" for scheme in schemes)
+        raise ConfigError(
+            f"the kubeconfig's {what}: expected {shown}, found {text[:200]!r}.",
+            "Run 'kubectl config view' to see where it is named.",
+        )
+    return found
 
 
 class Flow:

@@ -74,3 +74,9 @@ def test_the_namespace_is_that_of_flag_variable_settings_context(paths, monkeypa
     monkeypatch.setenv("MLSCHED_NAMESPACE", "theirs")
     assert namespace("prod") == "theirs"
     assert namespace("prod", namespace="given") == "given"
+
+
+def test_the_account_of_a_pod_is_never_the_current_context_of_a_kubeconfig(paths, monkeypatch):
+    monkeypatch.delenv("KUBERNETES_SERVICE_HOST", raising=False)
+    with pytest.raises(ConfigError, match="there is no service account here"):
+        open_client("in-cluster", paths)
