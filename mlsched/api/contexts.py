@@ -87,6 +87,7 @@ def open_client(
 
     Raises:
         ConfigError: the context cannot be used.
+        SpecError: the namespace can be none.
     """
     paths = paths or Paths.from_environment()
     if context == LOCAL:
@@ -95,12 +96,14 @@ def open_client(
         return Client(paths)
     from mlsched.adapters.kubernetes.configs import load_access, load_in_cluster
     from mlsched.api.clusters.clients import ClusterClient
+    from mlsched.specs.limits import check_name
 
     settings = load_settings(paths.config_file).contexts.get(context)
     access = load_in_cluster() if context == IN_CLUSTER else load_access(context=context)
     wanted = (
         namespace or os.environ.get(NAMESPACE_VARIABLE) or (settings.namespace if settings else "")
     )
+    check_name(wanted or access.namespace, "namespace")
     return ClusterClient(paths, access, wanted, settings.image if settings else "", on_problem)
 
 

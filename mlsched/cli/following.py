@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shlex
 import time
 from collections.abc import Callable
 from typing import Any
@@ -90,7 +89,7 @@ def follow(session: Session, job: JsonObject, *, several_ranks: bool) -> int:
             session, follower, printer, several_jobs=several_jobs, several_ranks=several_ranks
         )
     except KeyboardInterrupt:
-        return tell_detached(job)
+        return tell_detached(session, job)
     _tell_ends(session, follower.jobs)
     return exit_code_of_jobs(follower.jobs.values())
 
@@ -118,13 +117,12 @@ def print_output(
     _tell_missing_output(session, follower)
 
 
-def tell_detached(job: JsonObject) -> int:
+def tell_detached(session: Session, job: JsonObject) -> int:
     """Say that the job goes on without us; returns 130."""
-    name = shlex.quote(job["name"])
     lines = (
         f"\n{job['name']} goes on without this terminal.",
-        f"follow: mlsched logs -f {name}",
-        f"cancel: mlsched cancel {name}",
+        f"follow: {session.next_command('logs -f', job)}",
+        f"cancel: {session.next_command('cancel', job)}",
     )
     write_error("\n".join(lines))
     return 130
@@ -157,4 +155,4 @@ def _tell_ends(session: Session, jobs: dict[str, JsonObject]) -> None:
         elif job["state"] == "CANCELLED":
             session.tell(f"{job['name']} was cancelled.")
         if job["state"] == "FAILED":
-            session.hint(f"explain: mlsched why {job['name']}")
+            session.hint(f"explain: {session.next_command('why', job)}")

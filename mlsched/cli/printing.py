@@ -102,5 +102,5 @@ def follow_logs(session: Session, job: JsonObject, chosen: Selection) -> int:
             several_jobs=several_jobs, several_ranks=several_ranks, takes=chosen.takes,
         )  # fmt: skip
     except KeyboardInterrupt:
-        return tell_detached(job)
+        return tell_detached(session, job)
     return 0

@@ -32,5 +32,5 @@ def retry(
     new = answer["jobs"][0]
     remember(session, [new["name"]])
     session.emit(new, lambda: str(new["name"]), [new["name"]])
-    session.hint(f"follow: mlsched logs -f {new['name']}")
+    session.hint(f"follow: {session.next_command('logs -f', new)}")
     return 0

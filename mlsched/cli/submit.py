@@ -71,10 +71,10 @@ def _wait_for(session: Session, job: dict[str, Any]) -> int:
         with JobWatch(session.client, [job["id"]]) as watch:
             watch.wait()
     except KeyboardInterrupt:
-        return tell_detached(job)
+        return tell_detached(session, job)
     return exit_code_of_jobs(watch.jobs.values())
 
 
 def _hint(session: Session, job: dict[str, Any]) -> None:
-    session.hint(f"follow: mlsched logs -f {job['name']}")
-    session.hint(f"explain: mlsched why {job['name']}")
+    session.hint(f"follow: {session.next_command('logs -f', job)}")
+    session.hint(f"explain: {session.next_command('why', job)}")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from shlex import quote
 
 from msgspec.structs import replace
 
@@ -59,12 +60,12 @@ def preview_job(job: Job, lists: Lists) -> Preview:
 
 def next_command(job: Job, context: str) -> str | None:
     """What to run next."""
-    begin = f"mlsched -c {context}"
+    begin = f"mlsched -c {quote(context)}"
     if job.state is JobState.FAILED:
-        return f"{begin} logs {job.name}"
+        return f"{begin} logs {job.id}"
     if job.state in (JobState.RUNNING, JobState.STARTING):
-        return f"{begin} logs -f {job.name}"
-    return f"{begin} show {job.name}" if job.state is JobState.PENDING else None
+        return f"{begin} logs -f {job.id}"
+    return f"{begin} show {job.id}" if job.state is JobState.PENDING else None
 
 
 def reasons_of(lists: Lists, jobs: Sequence[Job]) -> dict[str, Reason]:
