@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+from mlsched.adapters.kubernetes.errors import ApiError
 from mlsched.api.clusters.checks import list_kinds, read_server, review_rights
 from mlsched.api.clusters.clients import ClusterClient
 from mlsched.api.clusters.leases import ControllerView, read_controller
@@ -31,6 +32,14 @@ def _server(client: ClusterClient) -> Check:
 
 
 def _namespace(client: ClusterClient) -> Check:
+    """Whether it exists, where that may be known; a list of its jobs would only be empty."""
+    path = f"/api/v1/namespaces/{client.namespace}"
+    with translated(client.context):
+        try:
+            client.connections.get(path)
+        except ApiError as error:
+            if error.code != 403:
+                raise
     return Check("namespace", "ok", f"{client.namespace}, of context {client.context}")
 
 

@@ -11,10 +11,16 @@ from mlsched.cli.cluster_checks import run_cluster_checks
 from tests.unit.api.clusters.conftest import NOW_S, Served, at
 from tests.unit.api.clusters.conftest import served as served  # noqa: PLC0414 - a fixture
 
+NAMESPACE = "/api/v1/namespaces/team"
+
+
+def check(served: Served, name: str) -> tuple[str, str]:
+    (found,) = [one for one in run_cluster_checks(served[0]) if one.name == name]
+    return found.state, found.told
+
 
 def controller(served: Served) -> tuple[str, str]:
-    (found,) = [one for one in run_cluster_checks(served[0]) if one.name == "controller"]
-    return found.state, found.told
+    return check(served, "controller")
 
 
 def test_a_controller_is_shown_with_its_settings(served: Served) -> None:
@@ -49,3 +55,13 @@ def test_what_is_odd_is_a_warning(served: Served, case: str) -> None:
     state, text = controller(served)
     assert state == "warn"
     assert ("you may not read" in text) or ("mlsched, other" in text)
+
+
+def test_a_namespace_must_exist_where_that_may_be_known(served: Served) -> None:
+    assert check(served, "namespace") == ("ok", "team, of context prod")
+    served[1].forbidden = {NAMESPACE}
+    assert check(served, "namespace") == ("ok", "team, of context prod")
+    served[1].forbidden = set()
+    served[1].missing = {NAMESPACE}
+    state, text = check(served, "namespace")
+    assert (state, text) == ("fail", "there is no namespace team in the cluster of context prod.")

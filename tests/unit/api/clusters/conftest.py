@@ -59,6 +59,7 @@ class FakeConnections:
         self.requests: list[tuple[str, str]] = []
         self.forbidden: set[str] = set()
         self.broken: set[str] = set()
+        self.missing: set[str] = set()
         self.lost: list[Exception] = []
 
     def now_s(self) -> float:
@@ -114,6 +115,9 @@ class FakeConnections:
         return json.dumps(self.objects[path]).encode()
 
     def _check(self, path: str) -> None:
+        if path in self.missing:
+            kind, name = path.split("/")[-2:]
+            raise ApiError(404, "NotFound", f'{kind} "{name}" not found')
         if path in self.broken:
             raise ApiError(500, "InternalError", "in trouble")
         if path in self.forbidden:
