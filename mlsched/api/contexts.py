@@ -121,12 +121,15 @@ def connect_to(context: str = "") -> AnyClient:
 
         return connect(paths)
     check_context(name)
-    return _kept(name, os.environ.get("KUBECONFIG", ""), os.environ.get(NAMESPACE_VARIABLE, ""))
+    from mlsched.adapters.kubernetes.configs import stamp_files
+
+    stamp = (*stamp_files(), os.environ.get(NAMESPACE_VARIABLE, ""))
+    return _kept(name, stamp)
 
 
 @lru_cache(maxsize=16)
-def _kept(name: str, kubeconfig: str, namespace: str) -> AnyClient:
-    """One client a context, so that its connections are kept."""
+def _kept(name: str, stamp: tuple[object, ...]) -> AnyClient:
+    """One client a context, so that its connections are kept; a new one after a new login."""
     return open_client(name)
 
 

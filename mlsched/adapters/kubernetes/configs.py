@@ -200,6 +200,11 @@ def _kubeconfig_files(kubeconfig: str = "") -> list[Path]:
     return [path for text in texts if text and (path := Path(text)).is_file()]
 
 
+def stamp_files() -> tuple[tuple[str, int], ...]:
+    """Which kubeconfig files count now, and when each was written."""
+    return tuple((str(path), path.stat().st_mtime_ns) for path in _kubeconfig_files())
+
+
 def read_contexts(kubeconfig: str = "") -> Contexts:
     """Names of contexts, without their credentials; of several files the first that names one wins.
 

@@ -279,7 +279,9 @@ class ClusterClient:
         if job.state is JobState.PENDING:
             lists = read_lists(self.connections, job.namespace)
         told = explain_job(job, lists)
-        reasons = {job.id: told.reason, **reasons_of(lists, found.jobs)}
+        reasons = {job.id: told.reason}
+        if len(found.jobs) > 1:
+            reasons |= reasons_of(lists, found.jobs)
         return {
             "job": view_found(found.jobs, whole=found.whole, reasons=reasons),
             "reason": reason_view(told.reason),

@@ -4,7 +4,13 @@ from __future__ import annotations
 
 import pytest
 
-from mlsched.api.contexts import check_context, current_context, open_client, write_current
+from mlsched.api.contexts import (
+    check_context,
+    connect_to,
+    current_context,
+    open_client,
+    write_current,
+)
 from mlsched.config import Paths, load_settings
 from mlsched.errors import ConfigError, SpecError
 
@@ -74,6 +80,14 @@ def test_the_namespace_is_that_of_flag_variable_settings_context(paths, monkeypa
     monkeypatch.setenv("MLSCHED_NAMESPACE", "theirs")
     assert namespace("prod") == "theirs"
     assert namespace("prod", namespace="given") == "given"
+
+
+def test_a_client_is_kept_until_its_kubeconfig_is_written_anew(paths, monkeypatch, tmp_path):
+    first = connect_to("prod")
+    assert connect_to("prod") is first
+    (tmp_path / "kubeconfig").write_text(KUBECONFIG.replace("token: t", "token: after-login"))
+    second = connect_to("prod")
+    assert second.connections.access.authorization() == "Bearer after-login"
 
 
 @pytest.mark.parametrize("name", ["../..", "a b", "UP", "x" * 64, "ä"])
