@@ -83,8 +83,8 @@ def follow(session: Session, job: JsonObject, *, several_ranks: bool) -> int:
     """
     several_jobs = job.get("array") is not None
     printer = Printer(split=True, prefixed=several_jobs or several_ranks)
-    follower = Follower(session.client, [job["id"]], blocks=not printer.by_line)
     try:
+        follower = Follower(session.client, [job["id"]], blocks=not printer.by_line)
         print_output(
             session, follower, printer, several_jobs=several_jobs, several_ranks=several_ranks
         )

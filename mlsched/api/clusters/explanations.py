@@ -21,9 +21,8 @@ def explain_job(job: Job, lists: Lists) -> Explanation:
     trouble = lists.controller.trouble
     details = [trouble] if trouble else []
     if not lists.is_whole:
-        reason = job.reason or Reason(
-            ReasonCode.PENDING_EVALUATION, "waits; why cannot be worked out from here"
-        )
+        text = trouble or "it cannot be worked out with your rights why it waits"
+        reason = job.reason or Reason(ReasonCode.PENDING_EVALUATION, text)
         return Explanation(reason, (*lists.notes, *details))
     picture = Picture(lists)
     fresh = picture.controller.jobs.get(job.id)
