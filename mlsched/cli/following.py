@@ -80,6 +80,9 @@ def follow(session: Session, job: JsonObject, *, several_ranks: bool) -> int:
     """Stream a job that was just submitted; returns what the command exits with.
 
     Ctrl-C leaves: it tells that the job goes on, and returns 130.
+
+    Raises:
+        MlschedError: it cannot be followed any more; it is told that the job goes on.
     """
     several_jobs = job.get("array") is not None
     printer = Printer(split=True, prefixed=several_jobs or several_ranks)
@@ -90,6 +93,9 @@ def follow(session: Session, job: JsonObject, *, several_ranks: bool) -> int:
         )
     except KeyboardInterrupt:
         return tell_detached(session, job)
+    except MlschedError:
+        tell_detached(session, job)
+        raise
     _tell_ends(session, follower.jobs)
     return exit_code_of_jobs(follower.jobs.values())
 

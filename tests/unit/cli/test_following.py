@@ -25,6 +25,9 @@ class Session:
     def tell(self, text: str) -> None:
         self.told.append(text)
 
+    def next_command(self, words: str, job: dict[str, Any]) -> str:
+        return f"{words} {job['name']}"
+
     def call(self, op: str, /, *, job: str) -> dict[str, Any]:
         self.asked.append(job)
         if self.fails:
@@ -74,3 +77,17 @@ def test_no_answer_to_why_is_no_end_of_following(clock: list[float]) -> None:
         clock[0] += ASK_S + 1
         told.look({"1": waiting()})
     assert (len(session.asked), session.told) == (2, [])
+
+
+def test_whoever_cannot_follow_any_more_is_told_what_goes_on(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def follower(*_: Any, **__: Any) -> None:
+        raise UnreachableError("gone for a minute")
+
+    monkeypatch.setattr(following, "Follower", follower)
+    session = Session(is_local=False)
+    job = {"name": "train-1", "id": "team/train-1", "array": None}
+    with pytest.raises(UnreachableError):
+        following.follow(session, job, several_ranks=False)  # type: ignore[arg-type]
+    assert "train-1 goes on" in capsys.readouterr().err
