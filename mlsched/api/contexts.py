@@ -87,20 +87,23 @@ def open_client(
 
     Raises:
         ConfigError: the context cannot be used.
+        SpecError: the namespace can be none.
     """
     paths = paths or Paths.from_environment()
     if context == LOCAL:
         from mlsched.api.client import Client
 
         return Client(paths)
-    from mlsched.adapters.kubernetes.configs import load_access
+    from mlsched.adapters.kubernetes.configs import load_access, load_in_cluster
     from mlsched.api.clusters.clients import ClusterClient
+    from mlsched.specs.limits import check_name
 
     settings = load_settings(paths.config_file).contexts.get(context)
-    access = load_access(context="" if context == IN_CLUSTER else context)
+    access = load_in_cluster() if context == IN_CLUSTER else load_access(context=context)
     wanted = (
         namespace or os.environ.get(NAMESPACE_VARIABLE) or (settings.namespace if settings else "")
     )
+    check_name(wanted or access.namespace, "namespace")
     return ClusterClient(paths, access, wanted, settings.image if settings else "", on_problem)
 
 
@@ -118,12 +121,15 @@ def connect_to(context: str = "") -> AnyClient:
 
         return connect(paths)
     check_context(name)
-    return _kept(name, os.environ.get("KUBECONFIG", ""), os.environ.get(NAMESPACE_VARIABLE, ""))
+    from mlsched.adapters.kubernetes.configs import stamp_files
+
+    stamp = (*stamp_files(), os.environ.get(NAMESPACE_VARIABLE, ""))
+    return _kept(name, stamp)
 
 
 @lru_cache(maxsize=16)
-def _kept(name: str, kubeconfig: str, namespace: str) -> AnyClient:
-    """One client a context, so that its connections are kept."""
+def _kept(name: str, stamp: tuple[object, ...]) -> AnyClient:
+    """One client a context, so that its connections are kept; a new one after a new login."""
     return open_client(name)
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
+import warnings
 from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -341,7 +342,10 @@ def submit(
     )
     document = with_name(document, _name_of(what))
     request = submit_args(to_document(document.spec, document.metadata), idempotency_key)
-    job = client.call("submit", **request)["jobs"][0]
+    found = client.call("submit", **request)
+    for warning in found.get("warnings", ()):
+        warnings.warn(warning, RuntimeWarning, stacklevel=2)
+    job = found["jobs"][0]
     return Job(job["name"], job["id"], client.context)
 
 

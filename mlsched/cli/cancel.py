@@ -35,6 +35,7 @@ def cancel(  # noqa: PLR0913 - one parameter an option
 
     On a terminal it asks before it cancels several jobs that were not named.
     """
+    from mlsched.cli.requests import tell_warnings
     from mlsched.errors import SpecError
     from mlsched.specs.flags import read_seconds
 
@@ -55,9 +56,11 @@ def cancel(  # noqa: PLR0913 - one parameter an option
             _confirm(session, names)
     if not names:
         raise SpecError("name the jobs to cancel, or choose them by --label, --state or --all.")
-    found = session.client.call(
+    answer = session.client.call(
         "cancel", jobs=list(dict.fromkeys(names)), states=states, grace_s=grace_s
-    )["jobs"]
+    )
+    tell_warnings(session, answer)
+    found = answer["jobs"]
     session.emit(found, lambda: "\n".join(map(_line, found)), [job["name"] for job in found])
     return 0
 

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from mlsched.api.clusters.checks import list_kinds, read_lease, read_server, review_rights
+from mlsched.adapters.kubernetes.errors import ApiError
+from mlsched.api.clusters.checks import list_kinds, read_server, review_rights
 from mlsched.api.clusters.clients import ClusterClient
+from mlsched.api.clusters.leases import ControllerView, read_controller
 from mlsched.api.clusters.problems import NOT_INSTALLED_HINT, translated
 from mlsched.cli.checks import Check, check_python, check_settings, guard
 
@@ -30,6 +32,14 @@ def _server(client: ClusterClient) -> Check:
 
 
 def _namespace(client: ClusterClient) -> Check:
+    """Whether it exists, where that may be known; a list of its jobs would only be empty."""
+    path = f"/api/v1/namespaces/{client.namespace}"
+    with translated(client.context):
+        try:
+            client.connections.get(path)
+        except ApiError as error:
+            if error.code != 403:
+                raise
     return Check("namespace", "ok", f"{client.namespace}, of context {client.context}")
 
 
@@ -60,15 +70,34 @@ def _rights(client: ClusterClient) -> Check:
 
 def _controller(client: ClusterClient) -> Check:
     with translated(client.context):
-        holder = read_lease(client.connections)
-    if holder is None:
-        return Check("controller", "ok", "unknown: you may not list leases")
-    if not holder:
+        found = read_controller(client.connections)
+    if found.holder is None:
+        return Check("controller", "warn", found.note, "Ask for ClusterRole mlsched-status.")
+    if found.trouble:
+        advice = "Whoever runs the cluster starts 'mlsched controller'."
+        return Check("controller", "fail", found.trouble, advice)
+    if len(found.namespaces) > 1:
         return Check(
-            "controller", "fail", "no controller holds the lease: nothing is placed",
-            "Whoever runs the cluster starts 'mlsched controller'.",
+            "controller", "warn", f"several hold a lease, in {', '.join(found.namespaces)}",
+            "One schedules all namespaces: whoever runs the cluster ends the others.",
         )  # fmt: skip
-    return Check("controller", "ok", holder)
+    told = f"{found.holder} in {found.namespaces[0]}; {_settings_text(found)}"
+    return Check("controller", "ok", told)
+
+
+def _settings_text(found: ControllerView) -> str:
+    settings = found.settings
+    if settings is None:
+        return found.note
+    rules = [f"{one.label}{'=' if one.value else ''}{one.value}:{one.layer}"
+             for one in settings.layer_rules]  # fmt: skip
+    told = [
+        f"mlsched {settings.version}",
+        f"image {settings.image}" if settings.image else "no image for jobs that name none",
+        f"layers by {', '.join(rules)}" if rules else "no rules for layers",
+        f"DRA drivers {', '.join(settings.dra_drivers) or 'none'}",
+    ]
+    return "; ".join(told)
 
 
 CHECKS: tuple[tuple[str, Callable[[ClusterClient], Check]], ...] = (

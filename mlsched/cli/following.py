@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shlex
 import time
 from collections.abc import Callable
 from typing import Any
@@ -13,12 +12,17 @@ from mlsched.api.watching import exit_code_of_jobs
 from mlsched.cli.render.outputs import Printer
 from mlsched.cli.render.texts import one_line
 from mlsched.cli.session import Session, write_error
+from mlsched.errors import MlschedError
 from mlsched.units import format_bytes
 
 JsonObject = dict[str, Any]
 
 QUIET_S = 1.0
 """A job that waits longer than this is worth a word."""
+
+CLUSTER_QUIET_S = 3.0
+ASK_S = 60.0
+"""The same in a cluster, where telling why takes lists of everything: how often that is done."""
 
 _PLAIN_ENDS = ("Completed", "ExitedWithError", "CancelledByUser")
 
@@ -30,6 +34,8 @@ class Waiting:
         self._session = session
         self._told: dict[str, str] = {}
         self._due: dict[str, float] = {}
+        self._quiet_s = QUIET_S if session.is_local else CLUSTER_QUIET_S
+        self._asks_at = 0.0
 
     def look(self, jobs: dict[str, JsonObject]) -> None:
         """Call this now and then."""
@@ -38,11 +44,24 @@ class Waiting:
             if job["state"] != "PENDING":
                 self._due.pop(job_id, None)
                 continue
-            due = self._due.setdefault(job_id, now + QUIET_S)
-            message = one_line(str((job.get("reason") or {}).get("message", "")))
-            if now >= due and message and self._told.get(job_id) != message:
+            due = self._due.setdefault(job_id, now + self._quiet_s)
+            if now < due:
+                continue
+            message = one_line(str((job.get("reason") or self._ask(job_id)).get("message", "")))
+            if message and self._told.get(job_id) != message:
                 self._told[job_id] = message
                 self._session.tell(f"{job['name']} waits: {message}")
+
+    def _ask(self, job_id: str) -> JsonObject:
+        """Why a job of a cluster waits, which its MLJob does not say; now and then, of one job."""
+        now = time.monotonic()
+        if self._session.is_local or now < self._asks_at:
+            return {}
+        self._asks_at = now + ASK_S
+        try:
+            return self._session.client.call("why", job=job_id)["reason"] or {}
+        except MlschedError:
+            return {}
 
 
 def prefix_of(job: JsonObject, *, several_jobs: bool, several_ranks: bool) -> Callable[[int], str]:
@@ -61,16 +80,22 @@ def follow(session: Session, job: JsonObject, *, several_ranks: bool) -> int:
     """Stream a job that was just submitted; returns what the command exits with.
 
     Ctrl-C leaves: it tells that the job goes on, and returns 130.
+
+    Raises:
+        MlschedError: it cannot be followed any more; it is told that the job goes on.
     """
     several_jobs = job.get("array") is not None
     printer = Printer(split=True, prefixed=several_jobs or several_ranks)
-    follower = Follower(session.client, [job["id"]], blocks=not printer.by_line)
     try:
+        follower = Follower(session.client, [job["id"]], blocks=not printer.by_line)
         print_output(
             session, follower, printer, several_jobs=several_jobs, several_ranks=several_ranks
         )
     except KeyboardInterrupt:
-        return tell_detached(job)
+        return tell_detached(session, job)
+    except MlschedError:
+        tell_detached(session, job)
+        raise
     _tell_ends(session, follower.jobs)
     return exit_code_of_jobs(follower.jobs.values())
 
@@ -98,13 +123,12 @@ def print_output(
     _tell_missing_output(session, follower)
 
 
-def tell_detached(job: JsonObject) -> int:
+def tell_detached(session: Session, job: JsonObject) -> int:
     """Say that the job goes on without us; returns 130."""
-    name = shlex.quote(job["name"])
     lines = (
         f"\n{job['name']} goes on without this terminal.",
-        f"follow: mlsched logs -f {name}",
-        f"cancel: mlsched cancel {name}",
+        f"follow: {session.next_command('logs -f', job)}",
+        f"cancel: {session.next_command('cancel', job)}",
     )
     write_error("\n".join(lines))
     return 130
@@ -137,4 +161,4 @@ def _tell_ends(session: Session, jobs: dict[str, JsonObject]) -> None:
         elif job["state"] == "CANCELLED":
             session.tell(f"{job['name']} was cancelled.")
         if job["state"] == "FAILED":
-            session.hint(f"explain: mlsched why {job['name']}")
+            session.hint(f"explain: {session.next_command('why', job)}")

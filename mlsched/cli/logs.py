@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import sys
 from datetime import timedelta
-from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
-from mlsched.api.interfaces import Outputs
 from mlsched.cli.options import JobArgument
 from mlsched.cli.session import Session
 
@@ -67,8 +65,9 @@ def logs(  # noqa: PLR0913 - one parameter an option
     )
     if follow and not previous:
         return follow_logs(session, found, chosen)
+    number = _attempt(session, found, previous=previous)
     with session.client.open_outputs() as outputs:
-        print_logs(_directory(outputs, found, previous=previous), chosen, found)
+        print_logs(outputs.fetch(found, number) if number else None, chosen, found)
     is_whole = not previous and chosen.is_whole
     if is_whole and (missing := output_text(found)):
         session.tell(f"Of {found['name']}'s output {missing}.")
@@ -106,16 +105,14 @@ def _parse_since(text: str) -> str:
     return at.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%S.%f")
 
 
-def _directory(outputs: Outputs, job: JsonObject, *, previous: bool) -> Path | None:
-    """Of the newest attempt, or of the one before."""
+def _attempt(session: Session, job: JsonObject, *, previous: bool) -> int:
+    """Number of the newest attempt, or of the one before; 0 where there is no output."""
     from mlsched.errors import NotFoundError
 
     number = job["attempt"] - (1 if previous else 0)
     if previous and number < 1:
         raise NotFoundError(
             f"{job['name']} has no attempt before attempt {job['attempt']}.",
-            f"Run 'mlsched logs {job['name']}' for the newest.",
+            f"Run '{session.next_command('logs', job)}' for the newest.",
         )
-    if number < 1 or job.get("array"):
-        return None
-    return outputs.fetch(job, number)
+    return 0 if job.get("array") else number

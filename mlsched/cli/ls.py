@@ -29,6 +29,8 @@ SHORT_STATES = {
 """Slurm's codes. Source: squeue(1), job state codes."""
 
 REDRAW_S = 1.0
+CLUSTER_REDRAW_S = 5.0
+"""There each look has the API server send all jobs."""
 
 TABLE_ROWS_MAX = 200
 """Rows of a table unless more are asked for: nobody reads more, and a long queue has thousands."""
@@ -132,4 +134,4 @@ def _watch(session: Session, query: dict[str, Any]) -> int:
         elif jobs != shown:
             write(text)
         shown = jobs
-        time.sleep(REDRAW_S)
+        time.sleep(REDRAW_S if session.is_local else CLUSTER_REDRAW_S)

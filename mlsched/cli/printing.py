@@ -88,19 +88,19 @@ def follow_logs(session: Session, job: JsonObject, chosen: Selection) -> int:
     several_jobs, several_ranks = bool(job.get("array")), _has_several_ranks(job, chosen)
     printer = _printer(chosen, prefixed=several_jobs or several_ranks)
     pending_tail = chosen.tail is not None and not several_jobs and job["attempt"] > 0
-    follower = Follower(
-        session.client,
-        [job["id"]],
-        rank=chosen.rank,
-        tail=chosen.tail if pending_tail else None,
-        newest_only=True,
-        blocks=not printer.by_line,
-    )
     try:
+        follower = Follower(
+            session.client,
+            [job["id"]],
+            rank=chosen.rank,
+            tail=chosen.tail if pending_tail else None,
+            newest_only=True,
+            blocks=not printer.by_line,
+        )
         print_output(
             session, follower, printer,
             several_jobs=several_jobs, several_ranks=several_ranks, takes=chosen.takes,
         )  # fmt: skip
     except KeyboardInterrupt:
-        return tell_detached(job)
+        return tell_detached(session, job)
     return 0

@@ -145,6 +145,19 @@ def parse_changes(texts: Sequence[str]) -> dict[str, Any]:
     return dict(map(_parse_change, texts))
 
 
+def submit(session: Session, request: Request) -> JsonObject:
+    """Submit a request, and tell what is odd about where it went."""
+    found: JsonObject = session.client.call("submit", **request.args)
+    tell_warnings(session, found)
+    return found
+
+
+def tell_warnings(session: Session, answer: JsonObject) -> None:
+    """Tell what came with the answer to a submission."""
+    for warning in answer.get("warnings", ()):
+        session.tell(f"warning: {printable(warning)}.")
+
+
 def preview(session: Session, request: Request) -> JsonObject:
     """What would become of a request; the document also names what its file names."""
     found: JsonObject = session.client.call("preview", **request.args)
@@ -153,19 +166,27 @@ def preview(session: Session, request: Request) -> JsonObject:
     return {**found, "document": {**found["document"], "spec": spec}}
 
 
-def preview_text(found: JsonObject) -> str:
-    """A preview for people: the decision, then the document as YAML."""
+def preview_text(found: JsonObject, *, is_local: bool = True) -> str:
+    """A preview for people: the decision, then the document as YAML.
+
+    Args:
+        is_local: A machine refuses what never fits; in a cluster it waits for nodes that may come.
+    """
     from mlsched.specs.documents import to_yaml
 
     reason = found.get("reason") or {}
-    if found["starts_now"]:
+    if found["starts_now"] is None:
+        decision = printable(str(reason.get("message")))
+    elif found["starts_now"]:
         places = [
             f"{group['node']} ({', '.join(group['gpus']) or 'no GPU'})"
             for group in found["placement"]
         ]
         decision = f"would start now on {'; '.join(places)}"
     else:
-        refused = reason.get("code") == "NeverFits"
+        refused = is_local and reason.get("code") == "NeverFits"
         decision = "would be refused" if refused else "would not start now"
         decision += f": {printable(str(reason.get('message') or reason))}"
-    return f"# {decision}\n# nothing was submitted\n{to_yaml(found['document']).rstrip()}"
+    told = [decision, *map(printable, found.get("notes", ())), "nothing was submitted"]
+    lines = "".join(f"# {line}\n" for line in told)
+    return f"{lines}{to_yaml(found['document']).rstrip()}"

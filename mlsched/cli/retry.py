@@ -25,10 +25,12 @@ def retry(
 ) -> int:
     """Submit the spec of a job again as a new job, with the environment that it had."""
     from mlsched.cli.completing import remember
-    from mlsched.cli.requests import parse_changes
+    from mlsched.cli.requests import parse_changes, tell_warnings
 
-    new = session.client.call("retry", job=job, set=parse_changes(changes or []))["jobs"][0]
+    answer = session.client.call("retry", job=job, set=parse_changes(changes or []))
+    tell_warnings(session, answer)
+    new = answer["jobs"][0]
     remember(session, [new["name"]])
     session.emit(new, lambda: str(new["name"]), [new["name"]])
-    session.hint(f"follow: mlsched logs -f {new['name']}")
+    session.hint(f"follow: {session.next_command('logs -f', new)}")
     return 0

@@ -34,15 +34,15 @@ def run(
     """
     from mlsched.cli.completing import remember
     from mlsched.cli.following import follow
-    from mlsched.cli.requests import preview, preview_text, read_request
+    from mlsched.cli.requests import preview, preview_text, read_request, submit
     from mlsched.model.resources import world_size
 
     request = read_request(session, words or [], flags, extras)
     if extras["dry_run"]:
         found = preview(session, request)
-        session.emit(found, lambda: preview_text(found))
+        session.emit(found, lambda: preview_text(found, is_local=session.is_local))
         return 0
-    job = session.client.call("submit", **request.args)["jobs"][0]
+    job = submit(session, request)["jobs"][0]
     remember(session, [job["name"]])
     session.hint(f"{job['name']} submitted; Ctrl-C leaves it running.")
     _mention_gpus(session, request.document.spec)

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
@@ -126,6 +126,13 @@ class Session:
         """Something that happens, on standard error, also in logs of CI."""
         if not self.quiet:
             write_error(text)
+
+    def next_command(self, words: str, job: Mapping[str, Any]) -> str:
+        """A command on a job that may be typed next: it goes where this one went."""
+        from shlex import quote
+
+        where = f" -c {quote(self._asked_context)}" if self._asked_context else ""
+        return f"mlsched{where} {words} {quote(job['name'] if self.is_local else job['id'])}"
 
     def emit(self, value: Any, table: Callable[[], str], names: Iterable[str] = ()) -> None:
         """Print a value in the form that is asked for.

@@ -37,7 +37,7 @@ def show(
     def text() -> str:
         from mlsched.cli.render.jobs import job_text
 
-        return job_text(found)
+        return job_text(found, session.next_command)
 
     session.emit(found, text, [found["name"]])
     return 0

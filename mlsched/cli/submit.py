@@ -39,14 +39,15 @@ def submit(
     """
     from mlsched.cli.completing import remember
     from mlsched.cli.requests import preview, preview_text, read_request
+    from mlsched.cli.requests import submit as send
     from mlsched.model.resources import world_size
 
     request = read_request(session, words or [], flags, extras)
     if extras["dry_run"]:
         found = preview(session, request)
-        session.emit(found, lambda: preview_text(found))
+        session.emit(found, lambda: preview_text(found, is_local=session.is_local))
         return 0
-    answer = session.client.call("submit", **request.args)
+    answer = send(session, request)
     job = answer["jobs"][0]
     remember(session, [job["name"]])
     if not answer["created"]:
@@ -70,10 +71,10 @@ def _wait_for(session: Session, job: dict[str, Any]) -> int:
         with JobWatch(session.client, [job["id"]]) as watch:
             watch.wait()
     except KeyboardInterrupt:
-        return tell_detached(job)
+        return tell_detached(session, job)
     return exit_code_of_jobs(watch.jobs.values())
 
 
 def _hint(session: Session, job: dict[str, Any]) -> None:
-    session.hint(f"follow: mlsched logs -f {job['name']}")
-    session.hint(f"explain: mlsched why {job['name']}")
+    session.hint(f"follow: {session.next_command('logs -f', job)}")
+    session.hint(f"explain: {session.next_command('why', job)}")

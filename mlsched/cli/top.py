@@ -17,14 +17,20 @@ mlsched top --once
 
 JsonObject = dict[str, Any]
 JOBS_MAX = 50
+LOCAL_PERIOD_S = 2.0
+CLUSTER_PERIOD_S = 10.0
+"""Each look lists the nodes and pods of the whole cluster."""
 
 
 def top(
     session: Session,
     once: Annotated[bool, typer.Option("--once", help="Print it once.")] = False,
     period: Annotated[
-        float, typer.Option("--interval", metavar="SECONDS", help="Between two looks.")
-    ] = 2.0,
+        float,
+        typer.Option(
+            "--interval", metavar="SECONDS", help="Between two looks: 2; 10 in a cluster."
+        ),
+    ] = 0.0,
 ) -> int:
     """Watch GPUs, jobs and progress; Ctrl-C leaves. Off a terminal it prints once."""
     if session.is_data:
@@ -33,7 +39,8 @@ def top(
         return 0
     if once or not sys.stdout.isatty():
         return _print_once(session)
-    return _redraw(session, max(0.2, period))
+    default_s = LOCAL_PERIOD_S if session.is_local else CLUSTER_PERIOD_S
+    return _redraw(session, max(0.2, period or default_s))
 
 
 def read_state(session: Session) -> JsonObject:

@@ -18,6 +18,11 @@ from typing import Any
 from msgspec import Struct
 
 from mlsched.adapters.kubernetes.actuators import PodActuator
+from mlsched.adapters.kubernetes.announcements import (
+    LEASE_NAME,
+    Announcement,
+    write_announcement,
+)
 from mlsched.adapters.kubernetes.apis import ANSWER_S_MAX, Api
 from mlsched.adapters.kubernetes.binders import Binder
 from mlsched.adapters.kubernetes.configs import Access
@@ -27,6 +32,7 @@ from mlsched.adapters.kubernetes.mljobs import MLJobs
 from mlsched.adapters.kubernetes.nodes import LayerRule, build_node, is_out_of_service
 from mlsched.adapters.kubernetes.notices import Notices
 from mlsched.adapters.kubernetes.objects import (
+    POD_GROUPS,
     MLJob,
     NodeObject,
     Pod,
@@ -53,11 +59,8 @@ from mlsched.runtime.controller import Controller, RetrySettings
 from mlsched.runtime.driver import Driver
 from mlsched.server.hardware import Hardware
 
-LEASE_NAME = "mlsched-controller"
 BATCH_MAX = 128
 """Statuses written at once before the pods that they allow are made."""
-
-POD_GROUPS = "/apis/scheduling.k8s.io/v1beta1/podgroups"
 
 
 class ClusterSettings(Struct, frozen=True):
@@ -79,6 +82,12 @@ class ClusterSettings(Struct, frozen=True):
     answer_s_max: float = ANSWER_S_MAX
     """A request that is not answered for so long is made again."""
 
+    @property
+    def announcement(self) -> Announcement:
+        """What users may know of them."""
+        classes = dict(self.device_classes)
+        return Announcement(self.image, self.layers, self.drivers, classes)
+
 
 class ClusterController:
     """Schedules one cluster for as long as it holds the lease.
@@ -96,11 +105,8 @@ class ClusterController:
     ) -> None:
         self._settings = settings
         self._on_problem = on_problem
-        identity = f"{socket.gethostname()}_{os.getpid()}_{uuid.uuid4().hex[:8]}"
         self._lease_api = Api(access, answer_s_max=settings.answer_s_max)
-        self.lease = Lease(
-            self._lease_api, settings.namespace, LEASE_NAME, identity, settings.timing
-        )
+        self.lease = _make_lease(self._lease_api, settings)
         self.api = Api(access, self.lease.check, settings.answer_s_max)
         self.started = asyncio.Event()
         self._events: list[Event] = []
@@ -394,6 +400,13 @@ class _Router:
     async def stop(self, job_id: str, attempt: int, grace_s: int) -> None:
         target = self._foreign if is_foreign(job_id) else self._pods
         await target.stop(job_id, attempt, grace_s)
+
+
+def _make_lease(api: Api, settings: ClusterSettings) -> Lease:
+    """The lease that this process asks for, which tells its settings."""
+    identity = f"{socket.gethostname()}_{os.getpid()}_{uuid.uuid4().hex[:8]}"
+    told = write_announcement(settings.announcement)
+    return Lease(api, settings.namespace, LEASE_NAME, identity, settings.timing, told)
 
 
 def _creation(pod: Pod) -> tuple[str, int]:

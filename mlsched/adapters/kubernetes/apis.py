@@ -51,6 +51,7 @@ class Api:
         answer_s_max: float = ANSWER_S_MAX,
     ) -> None:
         self.access = access
+        self._server_name = access.route.server_name or None
         self._answer_s_max = answer_s_max
         self.writes = 0
         """Requests that change something, so far."""
@@ -70,6 +71,7 @@ class Api:
             )
             self._session = aiohttp.ClientSession(
                 connector=connector,
+                proxy=self.access.route.proxy or None,
                 auto_decompress=True,
                 timeout=aiohttp.ClientTimeout(total=None, sock_connect=10),
                 read_bufsize=1 << 20,
@@ -165,6 +167,7 @@ class Api:
                     data=body,
                     params=params,
                     headers=headers,
+                    server_hostname=self._server_name,
                     trace_request_ctx=method != "GET",
                 ) as answer:
                     found = await answer.read()
@@ -190,7 +193,11 @@ class Api:
         timeout = aiohttp.ClientTimeout(total=None, sock_connect=10, sock_read=silence_s_max)
         try:
             async with self._open().get(
-                self.access.server + path, params=params, headers=headers, timeout=timeout
+                self.access.server + path,
+                params=params,
+                headers=headers,
+                server_hostname=self._server_name,
+                timeout=timeout,
             ) as answer:
                 if answer.status >= 400:
                     after = answer.headers.get("Retry-After")

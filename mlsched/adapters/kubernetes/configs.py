@@ -13,7 +13,13 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
-from mlsched.adapters.kubernetes.kubeconfigs import Found, load_files, read_static
+from mlsched.adapters.kubernetes.kubeconfigs import (
+    Found,
+    Route,
+    load_files,
+    read_route,
+    read_static,
+)
 from mlsched.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -45,9 +51,18 @@ class Access:
         credentials: Of the user.
         namespace: Where the context works; ``default`` where it names none.
         context: Its name; ``in-cluster`` for a service account.
+        route: How the server is reached.
     """
 
-    def __init__(self, server: str, credentials: Credentials, namespace: str, context: str) -> None:
+    def __init__(
+        self,
+        server: str,
+        credentials: Credentials,
+        namespace: str,
+        context: str,
+        route: Route | None = None,
+    ) -> None:
+        self.route = route or Route()
         self.server = server.rstrip("/")
         self.namespace = namespace
         self.context = context
@@ -110,30 +125,45 @@ def load_access(kubeconfig: str = "", context: str = "") -> Access:
     """
     files = _kubeconfig_files(kubeconfig)
     if not kubeconfig and not context and not files and NAMESPACE_FILE.exists():
-        return _load_in_cluster()
+        return load_in_cluster()
     found = load_files(files)
     name = context or found.current
     static = read_static(found, name)
     if static is not None:
-        return Access(static.server, static, static.namespace, name)
-    return _load_by_package(kubeconfig, context, found)
+        return Access(static.server, static, static.namespace, name, read_route(found, name))
+    return _load_by_package(os.pathsep.join(map(str, files)) or kubeconfig, name, found)
 
 
-def _load_in_cluster() -> Access:
+def load_in_cluster() -> Access:
+    """The access of the service account of the pod that this runs in.
+
+    Raises:
+        ConfigError: this is no pod, or it was given no token.
+    """
     from kubernetes import config
     from kubernetes.client import Configuration
 
     configuration = Configuration()
-    config.load_incluster_config(client_configuration=configuration)
-    namespace = NAMESPACE_FILE.read_text().strip()
+    try:
+        config.load_incluster_config(client_configuration=configuration)
+        namespace = NAMESPACE_FILE.read_text().strip()
+    except (config.ConfigException, OSError) as error:
+        raise ConfigError(
+            f"there is no service account here: {error}",
+            "Outside of a pod name a context of the kubeconfig; 'mlsched context ls' shows them.",
+        ) from error
     credentials = PackageCredentials(configuration)
     return Access(str(configuration.host), credentials, namespace, "in-cluster")
 
 
 def _load_by_package(kubeconfig: str, context: str, found: Found) -> Access:
-    """Where the kubeconfig alone does not do: exec plugins, auth providers, proxies."""
+    """Where the kubeconfig alone does not do: exec plugins, auth providers.
+
+    The files are named, since the package remembers for ever what KUBECONFIG was at its import.
+    """
     from kubernetes import config
     from kubernetes.client import Configuration
+    from yaml import YAMLError
 
     configuration = Configuration()
     try:
@@ -142,14 +172,17 @@ def _load_by_package(kubeconfig: str, context: str, found: Found) -> Access:
             context=context or None,
             client_configuration=configuration,
         )
-    except (config.ConfigException, OSError, ValueError, KeyError, TypeError) as error:
+    except (
+        config.ConfigException, YAMLError, OSError, ValueError, KeyError, TypeError, AttributeError
+    ) as error:  # fmt: skip
         raise ConfigError(
             f"cannot use the kubeconfig context {context or '(the current one)'}: {error}",
             "Run 'kubectl config get-contexts' to see what there is.",
         ) from error
-    name = context or found.current
-    namespace = str(found.contexts.get(name, {}).get("namespace") or "default")
-    return Access(str(configuration.host), PackageCredentials(configuration), namespace, name)
+    namespace = str(found.contexts.get(context, {}).get("namespace") or "default")
+    credentials = PackageCredentials(configuration)
+    route = read_route(found, context)
+    return Access(str(configuration.host), credentials, namespace, context, route)
 
 
 class Contexts:
@@ -165,6 +198,11 @@ def _kubeconfig_files(kubeconfig: str = "") -> list[Path]:
     named = kubeconfig or os.environ.get("KUBECONFIG", "")
     texts = named.split(os.pathsep) if named else [str(Path("~/.kube/config").expanduser())]
     return [path for text in texts if text and (path := Path(text)).is_file()]
+
+
+def stamp_files() -> tuple[tuple[str, int], ...]:
+    """Which kubeconfig files count now, and when each was written."""
+    return tuple((str(path), path.stat().st_mtime_ns) for path in _kubeconfig_files())
 
 
 def read_contexts(kubeconfig: str = "") -> Contexts:

@@ -7,24 +7,30 @@ objects mean.
 
 from __future__ import annotations
 
+import base64
 import contextlib
 import http.client
 import socket
 import ssl
 import threading
+import time
 import weakref
 from collections.abc import Iterator, Mapping
+from email.utils import parsedate_to_datetime
 from functools import cached_property
 from typing import Self
-from urllib.parse import urlencode, urlsplit
+from urllib.parse import SplitResult, unquote, urlencode, urlsplit
 
 from mlsched.adapters.kubernetes.configs import Access
-from mlsched.adapters.kubernetes.errors import NoAnswerError, read_error
+from mlsched.adapters.kubernetes.errors import ApiError, NoAnswerError, read_error
+from mlsched.errors import ConfigError
 
 CONNECT_S_MAX = 10.0
 ANSWER_S_MAX = 35.0
 """For one answer: an API server gives up a read after 60 s, and most answers take 10 ms."""
 
+BUSY_TRIES_MAX, BUSY_S_MAX = 5, 10.0
+CLOCK_S_MIN = 2.0
 CHUNK_BYTES = 1 << 18
 _KEEPALIVE = ((socket.TCP_KEEPIDLE, 30), (socket.TCP_KEEPINTVL, 10), (socket.TCP_KEEPCNT, 3))
 """A peer that is gone is noticed within a minute, however long a log is silent."""
@@ -38,19 +44,28 @@ class Connections:
 
     Args:
         access: Where it is and who asks.
+
+    Raises:
+        ConfigError: the address of the server or of its proxy is none.
     """
 
     def __init__(self, access: Access) -> None:
         self.access = access
-        self._url = urlsplit(access.server)
+        self._url = _read_address(access.server, "server", ("https", "http"))
+        self._proxy = _read_address(access.route.proxy, "proxy", ("http",))
         self._kept: list[http.client.HTTPConnection] = []
         self._lock = threading.Lock()
+        self._ahead_s = 0.0
         weakref.finalize(self, _close_all, self._kept)
 
     @cached_property
     def _tls(self) -> ssl.SSLContext | None:
         found = self.access.ssl_context()
         return found if isinstance(found, ssl.SSLContext) else None
+
+    def now_s(self) -> float:
+        """Seconds since 1970 by the clock of the API server, as its last answer told it."""
+        return time.time() + self._ahead_s
 
     def get(self, path: str, params: Params | None = None) -> bytes:
         """The body of one object or list.
@@ -102,6 +117,17 @@ class Connections:
         return Flow(path, line, answer, connected)
 
     def _request(self, method: str, path: str, body: bytes | None = None, kind: str = "") -> bytes:
+        """One request; again where the server was too busy to look at it."""
+        for _ in range(BUSY_TRIES_MAX):
+            try:
+                return self._send(method, path, body, kind)
+            except ApiError as error:
+                if error.code != 429:
+                    raise
+                time.sleep(min(error.retry_after_s or 1.0, BUSY_S_MAX))
+        return self._send(method, path, body, kind)
+
+    def _send(self, method: str, path: str, body: bytes | None, kind: str) -> bytes:
         """One request; once more where a kept connection was closed before it was answered."""
         with self._lock:
             kept = self._kept.pop() if self._kept else None
@@ -129,8 +155,10 @@ class Connections:
         except BaseException:
             line.close()
             raise
-        with self._lock:
-            self._kept.append(line)
+        self._ahead_s = seconds_ahead(answer.headers.get("Date"), time.time())
+        if line.sock is not None:
+            with self._lock:
+                self._kept.append(line)
         if answer.status >= 400:
             raise read_error(answer.status, found, answer.headers.get("Retry-After"))
         return found
@@ -139,17 +167,7 @@ class Connections:
         return {"Authorization": self.access.authorization()} if self.access.has_token else {}
 
     def _connect(self) -> http.client.HTTPConnection:
-        host, port = self._url.hostname or "", self._url.port
-        line: http.client.HTTPConnection
-        if self._url.scheme == "https":
-            line = http.client.HTTPSConnection(
-                host,
-                port,
-                timeout=CONNECT_S_MAX,
-                context=self._tls,
-            )
-        else:
-            line = http.client.HTTPConnection(host, port, timeout=CONNECT_S_MAX)
+        line = _Line(self._url, self._proxy, self._tls, self.access.route.server_name)
         try:
             line.connect()
         except OSError as error:
@@ -159,6 +177,58 @@ class Connections:
         for option, value in _KEEPALIVE:
             line.sock.setsockopt(socket.IPPROTO_TCP, option, value)
         return line
+
+
+class _Line(http.client.HTTPConnection):
+    """One connection, through a proxy where there is one.
+
+    Args:
+        server_name: What the server's certificate must name; empty for its host.
+    """
+
+    def __init__(
+        self, server: SplitResult, proxy: SplitResult, tls: ssl.SSLContext | None, server_name: str
+    ) -> None:
+        host, port = server.hostname or "", server.port or (443 if tls else 80)
+        through = (proxy.hostname, proxy.port or 80) if proxy.hostname else (host, port)
+        super().__init__(*through, timeout=CONNECT_S_MAX)
+        if proxy.hostname:
+            self.set_tunnel(host, port, _proxy_headers(proxy))
+        self._tls, self._server_name = tls, server_name or host
+
+    def connect(self) -> None:
+        """Also when http.client connects again by itself: never without TLS where that is used."""
+        super().connect()
+        if self._tls is not None:
+            self.sock = self._tls.wrap_socket(self.sock, server_hostname=self._server_name)
+
+
+def _proxy_headers(proxy: SplitResult) -> dict[str, str]:
+    if proxy.username is None:
+        return {}
+    pair = f"{unquote(proxy.username)}:{unquote(proxy.password or '')}"
+    return {"Proxy-Authorization": f"Basic {base64.b64encode(pair.encode()).decode()}"}
+
+
+def _read_address(text: str, what: str, schemes: tuple[str, ...]) -> SplitResult:
+    """The parts of an address; of an empty text empty ones.
+
+    Raises:
+        ConfigError: it is none, or of another scheme.
+    """
+    try:
+        found = urlsplit(text)
+        is_right = not text or (found.scheme in schemes and bool(found.hostname))
+        _ = found.port
+    except ValueError:
+        is_right = False
+    if not is_right:
+        shown = " or ".join(f"{scheme}://HOST:PORT" for scheme in schemes)
+        raise ConfigError(
+            f"the kubeconfig's {what}: expected {shown}, found {text[:200]!r}.",
+            "Run 'kubectl config view' to see where it is named.",
+        )
+    return found
 
 
 class Flow:
@@ -215,6 +285,18 @@ class Flow:
             lines = (rest + chunk).split(b"\n")
             rest = lines.pop()
             yield from lines
+
+
+def seconds_ahead(date: str | None, now_s: float) -> float:
+    """How far a clock is ahead of ours by the Date header of its answer, which has whole seconds.
+
+    Zero where that is less than the network and the rounding may make.
+    """
+    try:
+        ahead_s = parsedate_to_datetime(date or "").timestamp() - now_s
+    except ValueError:
+        return 0.0
+    return ahead_s if abs(ahead_s) > CLOCK_S_MIN else 0.0
 
 
 def _close_all(lines: list[http.client.HTTPConnection]) -> None:

@@ -1,7 +1,7 @@
 """Kubeconfig users whose credentials stand in files: access without the ``kubernetes`` package.
 
 That package takes a second and more to import. What only it can do (exec plugins, auth providers,
-passwords, proxies) is left to it: `read_access` then gives None.
+passwords) is left to it: `read_static` then gives None.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from mlsched.errors import ConfigError
 
 _CLUSTER_KEYS = frozenset(
     {"server", "certificate-authority", "certificate-authority-data", "insecure-skip-tls-verify"}
-    | {"tls-server-name", "extensions"}
+    | {"tls-server-name", "proxy-url", "disable-compression", "extensions"}
 )
 _USER_KEYS = frozenset(
     {"token", "tokenFile", "client-certificate", "client-certificate-data", "client-key"}
@@ -50,6 +50,11 @@ class Static(Struct, frozen=True):
         token = self.token
         if self.token_file:
             token = _read(self.token_file).decode("utf-8", "replace").strip()
+        if not (token.isascii() and token.isprintable()):
+            raise ConfigError(
+                "the kubeconfig has a token with characters that no token has.",
+                "Get a new kubeconfig from whoever runs the cluster.",
+            )
         return f"Bearer {token}" if token else ""
 
     def ssl_context(self) -> ssl.SSLContext:
@@ -83,6 +88,15 @@ def _load_pair(context: ssl.SSLContext, certificate: bytes, key: bytes) -> None:
         os.close(handle)
 
 
+class Route(Struct, frozen=True):
+    """How a server is reached."""
+
+    proxy: str = ""
+    """Address of an HTTP proxy; empty for none."""
+    server_name: str = ""
+    """What its certificate must name; empty for the host of its address."""
+
+
 class Found(Struct):
     """Entries of one or several kubeconfig files; the first that names one wins."""
 
@@ -103,7 +117,8 @@ def load_files(paths: list[Path]) -> Found:
         found.current = found.current or str(tree.get("current-context") or "")
         for plural, inner in (("clusters", "cluster"), ("users", "user"), ("contexts", "context")):
             known: dict[str, dict[str, Any]] = getattr(found, plural)
-            for one in tree.get(plural) or ():
+            entries = tree.get(plural)
+            for one in entries if isinstance(entries, list) else ():
                 if isinstance(one, dict) and isinstance(one.get(inner), dict):
                     known.setdefault(str(one.get("name")), _absolute(one[inner], path.parent))
     return found
@@ -130,15 +145,20 @@ def read_static(found: Found, context: str) -> Static | None:
     """The access of a context; None where the kubeconfig alone does not give it.
 
     Raises:
-        ConfigError: a file that it names cannot be read.
+        ConfigError: a file that it names cannot be read, or it names no user that there is.
     """
     entry = found.contexts.get(context)
     cluster = found.clusters.get(str((entry or {}).get("cluster")))
     if entry is None or cluster is None or not cluster.get("server"):
         return None
-    user = found.users.get(str(entry.get("user")), {})
-    known = user.keys() <= _USER_KEYS and cluster.keys() <= _CLUSTER_KEYS
-    if not known or cluster.get("tls-server-name") or _has_proxy():
+    named = entry.get("user")
+    user = found.users.get(str(named)) if named else {}
+    if user is None:
+        raise ConfigError(
+            f"context {context} is of user {named}, whom no kubeconfig describes.",
+            "Run 'kubectl config get-users' to see whom they do.",
+        )
+    if not (user.keys() <= _USER_KEYS and cluster.keys() <= _CLUSTER_KEYS):
         return None
     return Static(
         server=str(cluster["server"]).rstrip("/"),
@@ -152,8 +172,27 @@ def read_static(found: Found, context: str) -> Static | None:
     )
 
 
-def _has_proxy() -> bool:
-    return any(os.environ.get(name) for name in ("HTTPS_PROXY", "https_proxy"))
+def read_route(found: Found, context: str) -> Route:
+    """How the server of a context is reached: as its cluster says, else by the usual variables."""
+    entry = found.contexts.get(context, {})
+    cluster = found.clusters.get(str(entry.get("cluster")), {})
+    name = str(cluster.get("tls-server-name") or "")
+    if cluster.get("proxy-url"):
+        return Route(str(cluster["proxy-url"]), name)
+    return Route(_proxy_of_environment(str(cluster.get("server") or "")), name)
+
+
+def _proxy_of_environment(server: str) -> str:
+    """Of HTTPS_PROXY or HTTP_PROXY, unless NO_PROXY names the host."""
+    names = ("https_proxy", "http_proxy")
+    if not any(os.environ.get(one) or os.environ.get(one.upper()) for one in names):
+        return ""
+    from urllib.request import getproxies, proxy_bypass
+
+    scheme, _, rest = server.partition("://")
+    if proxy_bypass(rest.split("/")[0]):
+        return ""
+    return getproxies().get(scheme, "")
 
 
 def _bytes(entry: Mapping[str, Any], key: str) -> bytes:

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections.abc import Mapping
 from datetime import UTC, datetime
 
 import msgspec
@@ -61,10 +62,17 @@ class Lease:
 
     Args:
         identity: Who we are: unique among all controllers.
+        annotations: Stand on the lease for as long as we hold it.
     """
 
     def __init__(
-        self, api: Api, namespace: str, name: str, identity: str, timing: Timing | None = None
+        self,
+        api: Api,
+        namespace: str,
+        name: str,
+        identity: str,
+        timing: Timing | None = None,
+        annotations: Mapping[str, str] | None = None,
     ) -> None:
         self.epoch = 0
         self.lost = asyncio.Event()
@@ -75,6 +83,7 @@ class Lease:
         self._name = name
         self._identity = identity
         self._timing = timing or Timing()
+        self._annotations = dict(annotations or {})
         self._held_until_s = 0.0
         self._seen = ("", 0.0)
 
@@ -195,7 +204,9 @@ class Lease:
 
     def _body(self, version: str, holder: str, transitions: int) -> bytes:
         now = datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
-        metadata = {"name": self._name, "namespace": self._namespace}
+        metadata: dict[str, object] = {"name": self._name, "namespace": self._namespace}
+        if holder:
+            metadata["annotations"] = self._annotations
         if version:
             metadata["resourceVersion"] = version
         return msgspec.json.encode(

@@ -20,6 +20,7 @@ Quantities = dict[str, str | int | float]
 
 PLURAL = "mljobs"
 GROUP_PATH = f"/apis/{API_VERSION}"
+POD_GROUPS = "/apis/scheduling.k8s.io/v1beta1/podgroups"
 
 
 class OwnerReference(Struct, rename="camel"):

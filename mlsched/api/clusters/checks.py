@@ -1,9 +1,7 @@
-"""What a context can be asked about itself: the server, what is installed, rights, a controller."""
+"""What a context can be asked about itself: the server, what is installed, and rights."""
 
 from __future__ import annotations
 
-import time
-from datetime import datetime
 from typing import Any
 
 import msgspec
@@ -13,21 +11,27 @@ from mlsched.adapters.kubernetes.connections import Connections
 from mlsched.adapters.kubernetes.errors import ApiError
 from mlsched.adapters.kubernetes.objects import GROUP_PATH
 
-LEASES = "/apis/coordination.k8s.io/v1/leases"
-LEASE_NAME = "mlsched-controller"
 REVIEWS = "/apis/authorization.k8s.io/v1/selfsubjectaccessreviews"
 
 RIGHTS = (
     ("create", "mlsched.io", "mljobs", "", True),
+    ("get", "mlsched.io", "mljobs", "", True),
     ("list", "mlsched.io", "mljobs", "", True),
     ("watch", "mlsched.io", "mljobs", "", True),
     ("patch", "mlsched.io", "mljobs", "", True),
+    ("get", "", "pods", "", True),
     ("list", "", "pods", "", True),
     ("get", "", "pods", "log", True),
     ("list", "", "nodes", "", False),
     ("list", "", "pods", "", False),
+    ("list", "mlsched.io", "mljobs", "", False),
+    ("list", "mlsched.io", "mlqueues", "", False),
+    ("list", "mlsched.io", "gpunodes", "", False),
+    ("list", "resource.k8s.io", "resourceslices", "", False),
+    ("list", "resource.k8s.io", "resourceclaims", "", False),
+    ("list", "scheduling.k8s.io", "podgroups", "", False),
 )
-"""Verb, group, resource, subresource, and whether in the namespace; ``why`` needs the last two."""
+"""Verb, group, resource, subresource, and whether in the namespace: else for ``why`` alone."""
 
 
 class Right(Struct, frozen=True):
@@ -88,27 +92,3 @@ def review_rights(connections: Connections, namespace: str) -> list[Right]:
         allowed = bool(found.get("status", {}).get("allowed"))
         rights.append(Right(name, allowed, is_inside))
     return rights
-
-
-def read_lease(connections: Connections) -> str | None:
-    """Who holds the controller's lease; empty for nobody, None where the user may not see."""
-    try:
-        found: dict[str, Any] = msgspec.json.decode(
-            connections.get(LEASES, {"fieldSelector": f"metadata.name={LEASE_NAME}"})
-        )
-    except ApiError:
-        return None
-    for item in found.get("items", ()):
-        spec = item.get("spec", {})
-        if spec.get("holderIdentity") and not _has_run_out(spec):
-            return str(spec["holderIdentity"])
-    return ""
-
-
-def _has_run_out(spec: dict[str, Any]) -> bool:
-    """By this machine's clock, with as much again for clocks that differ."""
-    renewed = spec.get("renewTime")
-    if not renewed:
-        return True
-    age_s = time.time() - datetime.fromisoformat(str(renewed)).timestamp()
-    return bool(age_s > 2 * float(spec.get("leaseDurationSeconds") or 15))

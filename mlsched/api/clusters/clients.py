@@ -14,8 +14,9 @@ from mlsched.adapters.kubernetes.configs import Access
 from mlsched.adapters.kubernetes.connections import Connections
 from mlsched.adapters.kubernetes.errors import ApiError, NoAnswerError
 from mlsched.adapters.kubernetes.objects import job_path
-from mlsched.api.clusters.checks import read_lease, read_server
+from mlsched.api.clusters.checks import read_server
 from mlsched.api.clusters.explanations import explain_job, next_command, preview_job, reasons_of
+from mlsched.api.clusters.leases import RecentView, read_controller
 from mlsched.api.clusters.names import Reference, base_of, parse_reference
 from mlsched.api.clusters.nodes import cluster_view, gpu_rows
 from mlsched.api.clusters.outputs import PodOutputs
@@ -46,6 +47,11 @@ from mlsched.specs.sources import FILE_ANNOTATION
 
 TRIES_MAX = 4
 """Of a create whose answer was lost, or whose name by chance was taken."""
+
+
+NOT_IN_PART = (
+    "some of its jobs are in other states, and in a cluster an array is cancelled as a whole"
+)
 
 
 class Found(msgspec.Struct, frozen=True):
@@ -81,6 +87,7 @@ class ClusterClient:
         self.namespace = namespace or access.namespace
         self.connections = Connections(access)
         self._image = image
+        self._recent = RecentView(lambda: read_controller(self.connections))
         self._on_problem = on_problem
         self._operations: dict[str, Callable[[Args], Any]] = {
             "ping": self._ping,
@@ -168,7 +175,7 @@ class ClusterClient:
             "namespace": self.namespace,
             "server": self.connections.access.server,
             "kubernetes": server,
-            "controller": read_lease(self.connections),
+            "controller": read_controller(self.connections).holder,
         }
 
     def _submit(self, args: Args) -> JsonObject:
@@ -177,10 +184,10 @@ class ClusterClient:
 
     def _create_view(self, submission: Submission) -> JsonObject:
         record, created = self._create(submission)
-        return {"jobs": [record.view()], "created": created}
+        return {"jobs": [record.view()], "created": created, "warnings": self._recent.warnings()}
 
     def _submission(self, args: Args) -> Submission:
-        submission = Submission(args, self.namespace, self._image)
+        submission = Submission(args, self.namespace, self._image, self._recent.image)
         for dependency in submission.spec.after:
             try:
                 self._get(f"{submission.namespace}/{dependency.job}")
@@ -200,24 +207,28 @@ class ClusterClient:
             ConflictError: another job has the name.
         """
         name = submission.given_name or (submission.name_for_key() if submission.key else "")
+        is_ours = not submission.key
         submission.key = submission.key or f"client-{os.urandom(16).hex()}"
-        lost = False
         for left in range(TRIES_MAX, -1, -1):
             chosen = name or submission.invent_name()
             path = job_path(submission.namespace)
             try:
                 return decode_record(self.connections.create(path, submission.body(chosen))), True
             except NoAnswerError:
-                name, lost = chosen, True
                 if left == 0:
                     raise
+                name, is_ours = chosen, True
                 time.sleep(0.2)
             except ApiError as error:
+                if error.is_temporary and left:
+                    name, is_ours = chosen, True
+                    time.sleep(0.2)
+                    continue
                 if error.code != 409 or error.reason != "AlreadyExists":
                     raise
                 known = decode_record(self.connections.get(job_path(submission.namespace, chosen)))
                 if known.object.metadata.annotations.get(KEY_ANNOTATION) == submission.key:
-                    return known, lost
+                    return known, is_ours
                 if name or left == 0:
                     raise ConflictError(
                         f"there is a job {chosen} in namespace {submission.namespace} already.",
@@ -233,12 +244,14 @@ class ClusterClient:
         path = job_path(submission.namespace)
         self.connections.create(path, submission.body(name), {"dryRun": "All"})
         job = first_job(submission.spec, submission.namespace, name)
-        found = preview_job(job, read_lists(self.connections, submission.namespace))
+        lists = read_lists(self.connections, submission.namespace)
+        found = preview_job(job, lists)
         return {
             "document": submission.document(submission.given_name),
-            "starts_now": found.reason is None,
+            "starts_now": found.reason is None if lists.is_whole else None,
             "reason": reason_view(found.reason),
             "placement": [placement_view(group) for group in found.placements],
+            "notes": lists.notes,
         }
 
     def _list(self, args: Args) -> JsonObject:
@@ -262,12 +275,13 @@ class ClusterClient:
     def _why(self, args: Args) -> JsonObject:
         found = self._get(str(args.get("job", "")))
         job = next((j for j in found.jobs if not j.state.is_ended), representative(found.jobs))
-        lists, lease = Lists(), None
+        lists = Lists()
         if job.state is JobState.PENDING:
             lists = read_lists(self.connections, job.namespace)
-            lease = read_lease(self.connections)
-        told = explain_job(job, lists, lease)
-        reasons = {job.id: told.reason, **reasons_of(lists, found.jobs)}
+        told = explain_job(job, lists)
+        reasons = {job.id: told.reason}
+        if len(found.jobs) > 1:
+            reasons |= reasons_of(lists, found.jobs)
         return {
             "job": view_found(found.jobs, whole=found.whole, reasons=reasons),
             "reason": reason_view(told.reason),
@@ -291,12 +305,17 @@ class ClusterClient:
                 )
         wish = {CANCEL_ANNOTATION: "" if grace_s is None else str(grace_s)}
         patch = msgspec.json.encode({"metadata": {"annotations": wish}})
+        shown, warnings = [], self._recent.warnings()
         for one in found.values():
-            is_open = any(not job.state.is_ended for job in one.jobs)
-            if is_open and (not states or any(job.state in states for job in one.jobs)):
-                metadata = one.record.object.metadata
+            metadata = one.record.object.metadata
+            left = {job.state for job in one.jobs if not job.state.is_ended}
+            if states and left & states and left - states:
+                warnings.append(f"{metadata.name} was left alone: {NOT_IN_PART}")
+                continue
+            if left and (not states or left <= states):
                 self.connections.merge(job_path(metadata.namespace, metadata.name), patch)
-        return {"jobs": [one.record.view() for one in found.values()]}
+            shown.append(one.record.view())
+        return {"jobs": shown, "warnings": warnings}
 
     def _retry(self, args: Args) -> JsonObject:
         """Submit the spec of a job again, as a new job."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from shlex import quote
 
 from msgspec.structs import replace
 
@@ -11,28 +12,23 @@ from mlsched.core.explain import Explanation, Preview, explain, preview
 from mlsched.model.jobs import Job, JobState
 from mlsched.model.reasons import Reason, ReasonCode
 
-NO_CONTROLLER = "no mlsched controller holds its lease: nothing is placed until one runs"
 
-
-def explain_job(job: Job, lists: Lists, lease: str | None) -> Explanation:
-    """The one reason, its evidence, and what would start it now.
-
-    Args:
-        lease: Who holds the controller's lease; empty for nobody, None where that is not known.
-    """
+def explain_job(job: Job, lists: Lists) -> Explanation:
+    """The one reason, its evidence, and what would start it now."""
     if job.state is not JobState.PENDING:
         picture = Picture(Lists())
         return _explain(job, picture)
-    details = [NO_CONTROLLER] if lease == "" else []
+    trouble = lists.controller.trouble
+    details = [trouble] if trouble else []
     if not lists.is_whole:
-        reason = job.reason or Reason(
-            ReasonCode.PENDING_EVALUATION, "waits; why cannot be worked out from here"
-        )
+        text = trouble or "it cannot be worked out with your rights why it waits"
+        reason = job.reason or Reason(ReasonCode.PENDING_EVALUATION, text)
         return Explanation(reason, (*lists.notes, *details))
     picture = Picture(lists)
     fresh = picture.controller.jobs.get(job.id)
     if fresh is None or fresh.state is not JobState.PENDING:
-        reason = Reason(ReasonCode.STARTING, "fits now and starts with the controller's next look")
+        when = "as soon as there is a controller" if trouble else "with the controller's next look"
+        reason = Reason(ReasonCode.STARTING, f"fits now and starts {when}")
         return Explanation(reason, (*details, *lists.notes))
     told = _explain(job, picture)
     return replace(told, details=(*details, *told.details, *lists.notes))
@@ -44,9 +40,10 @@ def _explain(job: Job, picture: Picture) -> Explanation:
 
 
 def preview_job(job: Job, lists: Lists) -> Preview:
-    """The decision on one more job, nothing written."""
+    """The decision on one more job, nothing written; without a controller it does not start."""
+    trouble = lists.controller.trouble
     if not lists.is_whole:
-        text = f"it cannot be told from here whether it would start: {'; '.join(lists.notes)}"
+        text = trouble or "it cannot be told from here whether it would start"
         return Preview(reason=Reason(ReasonCode.PENDING_EVALUATION, text))
     picture = Picture(lists)
     controller = picture.controller
@@ -54,17 +51,20 @@ def preview_job(job: Job, lists: Lists) -> Preview:
     states = {one.id: one.state for record in lists.records for one in record.jobs}
     known = {d.job_id: states[d.job_id] for d in job.after if d.job_id in states}
     snapshot = replace(snapshot, states={**snapshot.states, **known})
-    return preview(job, snapshot, controller.ledger, controller.policy)
+    found = preview(job, snapshot, controller.ledger, controller.policy)
+    if found.reason is None and trouble:
+        return Preview(reason=Reason(ReasonCode.PENDING_EVALUATION, trouble))
+    return found
 
 
 def next_command(job: Job, context: str) -> str | None:
     """What to run next."""
-    begin = f"mlsched -c {context}"
+    begin = f"mlsched -c {quote(context)}"
     if job.state is JobState.FAILED:
-        return f"{begin} logs {job.name}"
+        return f"{begin} logs {job.id}"
     if job.state in (JobState.RUNNING, JobState.STARTING):
-        return f"{begin} logs -f {job.name}"
-    return f"{begin} show {job.name}" if job.state is JobState.PENDING else None
+        return f"{begin} logs -f {job.id}"
+    return f"{begin} show {job.id}" if job.state is JobState.PENDING else None
 
 
 def reasons_of(lists: Lists, jobs: Sequence[Job]) -> dict[str, Reason]:

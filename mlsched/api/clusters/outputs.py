@@ -25,15 +25,13 @@ from mlsched.adapters.kubernetes.objects import (
 from mlsched.adapters.kubernetes.pods import ATTEMPT_LABEL, INDEX_LABEL, JOB_LABEL
 from mlsched.api.clusters.lines import LineJoiner
 from mlsched.api.clusters.names import parse_reference
+from mlsched.api.clusters.patience import Patience
 from mlsched.api.clusters.problems import translate
 from mlsched.api.interfaces import JsonObject, Outputs
 from mlsched.errors import MlschedError
 
 PAUSE_S = 0.25
 """Between two looks for pods and containers that have not started."""
-
-TRIES_MAX = 40
-"""Of a log that cannot be opened although its container has ended or runs: ten seconds."""
 
 ENDED_STATES = frozenset({"SUCCEEDED", "FAILED", "CANCELLED"})
 _RANK = re.compile(r"rank-(\d{1,6})")
@@ -130,6 +128,7 @@ class AttemptMirror:
         self._settled = threading.Event()
         self._closed = threading.Event()
         self._has_all = False
+        self._patience = Patience()
 
     @property
     def is_done(self) -> bool:
@@ -176,21 +175,28 @@ class AttemptMirror:
                 if self._find() and is_last:
                     break
                 self._settled.wait(PAUSE_S) if not is_last else self._closed.wait(PAUSE_S)
-        except ApiError as error:
+        except (ApiError, NoAnswerError) as error:
             self._on_problem(translate(error, self._connections.access.context).message)
         finally:
             self._has_all = True
 
     def _find(self) -> bool:
-        """Follow the containers of pods that are new; False when there was no answer."""
+        """Follow the containers of pods that are new; False when there was no answer.
+
+        Raises:
+            ApiError, NoAnswerError: they may not be listed, or nobody answers for too long.
+        """
         try:
             pods = self._list()
         except NoAnswerError:
+            if self._patience.is_lost():
+                raise
             return False
         except ApiError as error:
-            if error.is_temporary:
+            if error.is_temporary and not self._patience.is_lost():
                 return False
             raise
+        self._patience.renew()
         for pod in pods:
             for container in pod.spec.containers:
                 key = (pod.metadata.name, container.name)
@@ -230,6 +236,7 @@ class ContainerMirror:
         self._file = file
         self._on_problem = on_problem
         self._lines = LineJoiner()
+        self._patience = Patience()
         self._flow: Flow | None = None
         self._closed = threading.Event()
         self.is_done = False
@@ -276,39 +283,48 @@ class ContainerMirror:
         """Read to the end of the container, however often the stream breaks.
 
         Raises:
-            ApiError: it cannot be read.
+            ApiError, NoAnswerError: it cannot be read.
             OSError: it cannot be written.
         """
-        tries = TRIES_MAX
-        while not self._closed.is_set() and tries:
-            has_ended = self._has_ended()
+        while not self._closed.is_set():
             try:
-                self._lines.reconnect()
-                self._read(write, follow=True)
-                tries = TRIES_MAX
-                if has_ended:
-                    write(self._lines.finish())
+                if self._read_on(write):
                     return
             except NoAnswerError:
-                tries -= 1
+                if self._patience.is_lost():
+                    raise
             except ApiError as error:
                 if error.code == 404:
                     return
-                if error.code != 400 and not error.is_temporary:
+                if not error.is_temporary or self._patience.is_lost():
                     raise
-                tries -= has_ended
-                if has_ended and error.code == 400:
-                    return
             self._closed.wait(PAUSE_S)
 
-    def _has_ended(self) -> bool:
-        """Whether the container has ended for good, or never begins."""
+    def _read_on(self, write: Callable[[bytes], object]) -> bool:
+        """Read what is new; whether that was all for ever.
+
+        Raises:
+            ApiError, NoAnswerError: it cannot be read.
+        """
+        has_ended = self._has_ended()
         try:
-            pod = decode_pod(self._connections.get(self._pod_path))
+            self._lines.reconnect()
+            self._read(write, follow=True)
         except ApiError as error:
-            return error.code == 404
-        except NoAnswerError:
-            return False
+            if error.code != 400:
+                raise
+            return has_ended
+        if has_ended:
+            write(self._lines.finish())
+        return has_ended
+
+    def _has_ended(self) -> bool:
+        """Whether the container has ended for good, or never begins.
+
+        Raises:
+            ApiError, NoAnswerError: nobody knows, or the pod is gone.
+        """
+        pod = decode_pod(self._connections.get(self._pod_path))
         return pod.is_over or any(
             one.name == self._container and _is_over(one) for one in pod.status.container_statuses
         )
@@ -320,6 +336,7 @@ class ContainerMirror:
         if self._lines.since:
             params["sinceTime"] = self._lines.since
         self._flow = self._connections.follow(f"{self._pod_path}/log", params)
+        self._patience.renew()
         with self._flow as flow:
             if self._closed.is_set():
                 return

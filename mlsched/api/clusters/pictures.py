@@ -1,7 +1,7 @@
 """A cluster as its controller sees it, folded from lists by the same code; nothing is written.
 
 Pods that could start now count as started in the picture, as they do a moment later in the cluster.
-What the controller was told at its start (rules for layers, its default image) is not known here.
+What the controller was told at its start (rules for layers, DRA drivers) is read from its lease.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from typing import TypeVar
 
 import msgspec
 
+from mlsched.adapters.kubernetes.announcements import Announcement
 from mlsched.adapters.kubernetes.connections import Connections
 from mlsched.adapters.kubernetes.errors import ApiError
 from mlsched.adapters.kubernetes.gangs import Gangs
@@ -20,6 +21,7 @@ from mlsched.adapters.kubernetes.gpuviews import GpuView
 from mlsched.adapters.kubernetes.nodes import build_node
 from mlsched.adapters.kubernetes.objects import (
     GROUP_PATH,
+    POD_GROUPS,
     NodeObject,
     Pod,
     PodGroup,
@@ -35,13 +37,13 @@ from mlsched.adapters.kubernetes.slices import (
     ResourceSlice,
 )
 from mlsched.adapters.kubernetes.usages import Usages
+from mlsched.api.clusters.leases import ControllerView, read_controller
 from mlsched.api.clusters.records import Record, decode_list
 from mlsched.model.events import Event, Instant, JobRestored, NodeObserved, QueueObserved
 from mlsched.model.jobs import Job, JobState
 from mlsched.runtime.controller import Controller
 from mlsched.specs.records import worst_of
 
-POD_GROUPS = "/apis/scheduling.k8s.io/v1beta1/podgroups"
 T = TypeVar("T")
 
 
@@ -56,9 +58,15 @@ class Lists(msgspec.Struct):
     slices: list[ResourceSlice] = []
     claims: list[ResourceClaim] = []
     records: list[Record] = []
+    controller: ControllerView = ControllerView()
     notes: list[str] = []
     is_whole: bool = True
     """Whether nodes and pods are known: without them nothing can be said about room."""
+
+    @property
+    def settings(self) -> Announcement:
+        """Those of the controller; the defaults where they are not known."""
+        return self.controller.settings or Announcement()
 
 
 def read_lists(connections: Connections, namespace: str) -> Lists:
@@ -81,11 +89,14 @@ def read_lists(connections: Connections, namespace: str) -> Lists:
     lists.is_whole = not any(
         note.startswith(("you may not list nodes", "you may not list pods")) for note in lists.notes
     )
-    lists.queues = _read(connections, f"{GROUP_PATH}/mlqueues", QueueObject, "queues", lists)
-    lists.pod_groups = _read(connections, POD_GROUPS, PodGroup, "", lists)
-    lists.gpu_nodes = _read(connections, GPU_NODES, ToldNode, "", lists)
-    lists.slices = _read(connections, RESOURCE_SLICES, ResourceSlice, "", lists)
-    lists.claims = _read(connections, RESOURCE_CLAIMS, ResourceClaim, "", lists)
+    lists.controller = read_controller(connections)
+    if lists.controller.note:
+        lists.notes.append(lists.controller.note)
+    lists.queues = _read(connections, f"{GROUP_PATH}/mlqueues", QueueObject, "mlqueues", lists)
+    lists.pod_groups = _read(connections, POD_GROUPS, PodGroup, "podgroups", lists)
+    lists.gpu_nodes = _read(connections, GPU_NODES, ToldNode, "gpunodes", lists)
+    lists.slices = _read(connections, RESOURCE_SLICES, ResourceSlice, "resourceslices", lists)
+    lists.claims = _read(connections, RESOURCE_CLAIMS, ResourceClaim, "resourceclaims", lists)
     return lists
 
 
@@ -94,7 +105,7 @@ def _read(connections: Connections, path: str, kind: type[T], name: str, lists: 
     try:
         found = decode_raw_list(connections.get(path))
     except ApiError as error:
-        if error.code == 403 and name:
+        if error.code == 403 and lists.is_whole:
             lists.notes.append(f"you may not list {name}")
         if error.code in (403, 404):
             return []
@@ -117,6 +128,7 @@ class Picture:
         now: The instant of the picture.
         usages: What pods take that are no jobs of the controller, by node.
         gpus: What node agents and DRA drivers tell.
+        layer_rules: As the controller has them.
     """
 
     def __init__(self, lists: Lists) -> None:
@@ -124,6 +136,7 @@ class Picture:
         self.now = Instant(time.monotonic_ns() // 1_000_000, wall_ms)
         self.controller = Controller(checks=False)
         self.gpus = _gpus(lists)
+        self.layer_rules = lists.settings.layer_rules
         placed = [job for one in lists.records for job in one.jobs if job.state.is_placed]
         own = {_attempt_key(one, job) for one in lists.records for job in one.jobs
                if job.state.is_placed}  # fmt: skip
@@ -143,6 +156,7 @@ class Picture:
                     node,
                     self.usages.of(node.metadata.name),
                     lambda slot: slot in held,
+                    self.layer_rules,
                     gpus=self.gpus.of(node.metadata.name, self.now.wall_ms),
                 )
             except ValueError:
@@ -152,7 +166,7 @@ class Picture:
 
 
 def _gpus(lists: Lists) -> GpuView:
-    view = GpuView()
+    view = GpuView(lists.settings.dra_drivers)
     for node in lists.gpu_nodes:
         view.observe_gpu_node(None, node)
     for one in lists.slices:

@@ -19,12 +19,14 @@ from mlsched.errors import (
 
 NOT_INSTALLED_HINT = (
     "Whoever runs the cluster installs it: helm install mlsched deploy/helm/mlsched, or "
-    "'mlsched controller crds | kubectl apply -f -' and 'mlsched controller'."
+    "'mlsched controller crds | kubectl apply --server-side -f -' and 'mlsched controller'."
 )
 _FORBIDDEN = re.compile(
     r'User "(?P<user>[^"]*)" cannot (?P<verb>\w+) resource "(?P<resource>[^"]*)"'
     r'(?: in API group "(?P<group>[^"]*)")?(?P<where>.*)'
 )
+
+_NAMESPACE = re.compile(r'namespaces "([^"]*)" not found')
 
 
 @contextlib.contextmanager
@@ -76,6 +78,12 @@ def _missing(error: ApiError, context: str) -> MlschedError:
     if unserved:
         return ConfigError(
             f"mlsched is not installed in the cluster of context {context}.", NOT_INSTALLED_HINT
+        )
+    namespace = _NAMESPACE.fullmatch(error.message)
+    if namespace is not None:
+        return ConfigError(
+            f"there is no namespace {namespace[1]} in the cluster of context {context}.",
+            f"'kubectl --context {context} get namespaces' shows them; --namespace names one.",
         )
     return NotFoundError(f"{error.message}.", f"Run 'mlsched -c {context} ls --all'.")
 

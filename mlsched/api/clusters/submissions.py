@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import msgspec
@@ -32,12 +32,19 @@ class Submission:
             working directory of whoever submits stay where they are.
         namespace: For a document that names none.
         image: For a job that names none; empty where the context has no default.
+        controller_image: Tells what the controller takes then; asked only where it matters.
 
     Raises:
         SpecError: the document is wrong, or cannot be run in containers.
     """
 
-    def __init__(self, args: Mapping[str, Any], namespace: str, image: str = "") -> None:
+    def __init__(
+        self,
+        args: Mapping[str, Any],
+        namespace: str,
+        image: str = "",
+        controller_image: Callable[[], str] = str,
+    ) -> None:
         document = args.get("document")
         if not isinstance(document, dict):
             raise SpecError("submit needs a document: an MLJob as a JSON object.")
@@ -51,7 +58,7 @@ class Submission:
         self.annotations = found.metadata.annotations
         self.spec = self._fit(found.spec, image)
         self.base = derive_base(self.spec, self.annotations.get(FILE_ANNOTATION, ""))
-        check_pods(self.spec, self.namespace)
+        check_pods(self.spec, self.namespace, self.spec.image or controller_image())
 
     def _fit(self, spec: JobSpec, image: str) -> JobSpec:
         """The spec as a cluster takes it.
@@ -91,13 +98,13 @@ class Submission:
         return msgspec.json.encode(self.document(name))
 
 
-def check_pods(spec: JobSpec, namespace: str) -> None:
+def check_pods(spec: JobSpec, namespace: str, image: str) -> None:
     """Refuse what a container runtime cannot do, before it is sent.
 
     Raises:
         SpecError: with what to change.
     """
-    check_runnable(first_job(spec, namespace, "job"))
+    check_runnable(first_job(spec, namespace, "job"), image)
 
 
 def first_job(spec: JobSpec, namespace: str, name: str, seq: int = 1 << 62) -> Job:

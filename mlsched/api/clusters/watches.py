@@ -20,6 +20,7 @@ from mlsched.adapters.kubernetes.errors import ApiError, NoAnswerError, decode_s
 from mlsched.adapters.kubernetes.objects import WatchEvent, decode_watch_event, job_path
 from mlsched.api.closing import Closing
 from mlsched.api.clusters.names import Reference
+from mlsched.api.clusters.patience import Patience
 from mlsched.api.clusters.problems import translate
 from mlsched.api.clusters.records import Record, decode_list, decode_record, not_found
 from mlsched.errors import MlschedError
@@ -32,9 +33,6 @@ WATCH_S = 290
 
 SILENCE_S_MAX = 90.0
 """Bookmarks come about once a minute: a watch that is silent for longer is half open."""
-
-TROUBLE_S_MAX = 60.0
-"""How long an API server may be gone before that is an error: restarts take less."""
 
 _PAUSE_S = 0.3
 
@@ -150,7 +148,7 @@ class WatchStream(Closing):
         self._flow: Flow | None = None
         self._has_listed = False
         self._version = ""
-        self._heard_s = time.monotonic()
+        self._patience = Patience()
         threading.Thread(target=self._run, name="mlsched-watch", daemon=True).start()
 
     def close(self) -> None:
@@ -231,13 +229,13 @@ class WatchStream(Closing):
                 raise
 
     def _has_lost_patience(self) -> bool:
-        """Wait a little, unless the API server has been gone for too long."""
+        """Wait a little; whether nothing was answered for too long, which a quiet watch is not."""
         self._closed.wait(_PAUSE_S)
-        return not self._has_listed or time.monotonic() - self._heard_s > TROUBLE_S_MAX
+        return not self._has_listed or self._patience.is_lost()
 
     def _list(self) -> None:
         records, self._version = decode_list(self._connections.get(self._path, self._selector))
-        self._heard_s = time.monotonic()
+        self._patience.renew()
         for event in self._changes.replace_all(records):
             self._queue.put(event)
         lost = None if self._has_listed else self._changes.missing()
@@ -254,13 +252,12 @@ class WatchStream(Closing):
             "timeoutSeconds": WATCH_S,
         }
         self._flow = self._connections.follow(self._path, params, SILENCE_S_MAX)
-        self._heard_s = time.monotonic()
+        self._patience.renew()
         if self._closed.is_set():
             self._flow.close()
         with self._flow as flow:
             for line in flow.lines():
                 self._take(line)
-                self._heard_s = time.monotonic()
                 if self._changes.is_over:
                     break
 

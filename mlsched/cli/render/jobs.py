@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from datetime import datetime
 from typing import Any
 
@@ -74,8 +74,12 @@ def reason_text(job: JsonObject) -> str:
     return str(reason.get("message") or reason.get("code") or "-")
 
 
-def job_text(job: JsonObject) -> str:
-    """Everything that ``show`` knows, for people."""
+def job_text(job: JsonObject, next_command: Callable[[str, JsonObject], str]) -> str:
+    """Everything that ``show`` knows, for people.
+
+    Args:
+        next_command: Makes what may be typed next of a command and the job.
+    """
     document = job.get("document") or {}
     spec = document.get("spec") or {}
     pairs = [
@@ -102,7 +106,8 @@ def job_text(job: JsonObject) -> str:
         ("Retries", f"{job['retries_left']} left" if job["retries_left"] else ""),
         ("Files", str(job.get("directory") or "")),
     ]
-    return "\n".join([format_pairs(pairs), *_attempt_lines(job), f"\n{_next_steps(job)}"])
+    next_step = _next_steps(job, next_command)
+    return "\n".join([format_pairs(pairs), *_attempt_lines(job), f"\n{next_step}"])
 
 
 def _state(job: JsonObject) -> str:
@@ -184,10 +189,9 @@ def _attempt_lines(job: JsonObject) -> list[str]:
     return ["", format_table(("ATTEMPT", "END", "EXIT", "RAN", "MESSAGE"), rows)]
 
 
-def _next_steps(job: JsonObject) -> str:
-    name = job["name"]
+def _next_steps(job: JsonObject, next_command: Callable[[str, JsonObject], str]) -> str:
     if job["state"] in ("SUCCEEDED", "FAILED", "CANCELLED"):
-        return f"again: mlsched retry {name}"
+        return f"again: {next_command('retry', job)}"
     if job["state"] == "RUNNING":
-        return f"follow: mlsched logs -f {name}"
-    return f"explain: mlsched why {name}"
+        return f"follow: {next_command('logs -f', job)}"
+    return f"explain: {next_command('why', job)}"

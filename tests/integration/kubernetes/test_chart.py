@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 import yaml
 
+from mlsched.adapters.kubernetes.announcements import LEASE_NAME
 from mlsched.specs.crds import build_crds
 from tests.controlplane import charts, controllers
 from tests.controlplane.charts import find, helm, render, rules
@@ -69,6 +70,17 @@ def test_rights_are_what_is_needed_and_nothing_else(chart: Path) -> None:
             text = json.dumps(role["rules"])
             assert "*" not in text
             assert "secrets" not in text
+
+
+def test_users_see_the_lease_of_the_controller_and_no_other(chart: Path) -> None:
+    objects = render(chart)
+    (subject,) = find(objects, "ClusterRoleBinding", "m-status")["subjects"]
+    assert (subject["kind"], subject["name"]) == ("Group", "system:authenticated")
+    for name in ("m-status", "m-why"):
+        found = find(objects, "ClusterRole", name)["rules"]
+        (rule,) = [one for one in found if "leases" in one["resources"]]
+        assert rule["resourceNames"] == [LEASE_NAME]
+        assert rule["verbs"] == ["get", "list"]
 
 
 def test_without_dra_there_are_no_rights_on_claims(chart: Path) -> None:
@@ -149,7 +161,7 @@ def test_the_network_policies_let_pods_reach_the_api_server_only(chart: Path) ->
 
 def test_parts_can_be_left_out(chart: Path) -> None:
     objects = render(chart, agent__enabled=False, rbac__userRoles=False, rbac__whyRole=False,
-                     crds__install=False)  # fmt: skip
+                     rbac__statusRole=False, crds__install=False)  # fmt: skip
     kinds = {(one["kind"], one["metadata"]["name"]) for one in objects}
     assert kinds == {
         ("ServiceAccount", "m-controller"),

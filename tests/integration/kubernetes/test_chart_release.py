@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from mlsched.adapters.kubernetes.announcements import LEASE_NAME, LEASES
 from tests.controlplane import charts
 from tests.controlplane.charts import find, render
 from tests.controlplane.controllers import JOBS
@@ -136,6 +137,8 @@ def test_users_have_rights_by_the_roles_of_every_cluster(release: ControlPlane) 
         return is_allowed(lambda: release.api(method, where, body, token=token))
 
     assert not may("GET", path, alice)
+    assert may("GET", f"{LEASES}?fieldSelector=metadata.name%3D{LEASE_NAME}", alice)
+    assert not may("GET", LEASES, alice)
     release.grant("alice", "edit", "team")
     release.grant("bob", "view", "team")
     assert may("POST", path, alice, job("first"))

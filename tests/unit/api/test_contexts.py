@@ -4,9 +4,15 @@ from __future__ import annotations
 
 import pytest
 
-from mlsched.api.contexts import check_context, current_context, open_client, write_current
+from mlsched.api.contexts import (
+    check_context,
+    connect_to,
+    current_context,
+    open_client,
+    write_current,
+)
 from mlsched.config import Paths, load_settings
-from mlsched.errors import ConfigError
+from mlsched.errors import ConfigError, SpecError
 
 KUBECONFIG = """
 current-context: elsewhere
@@ -74,3 +80,23 @@ def test_the_namespace_is_that_of_flag_variable_settings_context(paths, monkeypa
     monkeypatch.setenv("MLSCHED_NAMESPACE", "theirs")
     assert namespace("prod") == "theirs"
     assert namespace("prod", namespace="given") == "given"
+
+
+def test_a_client_is_kept_until_its_kubeconfig_is_written_anew(paths, monkeypatch, tmp_path):
+    first = connect_to("prod")
+    assert connect_to("prod") is first
+    (tmp_path / "kubeconfig").write_text(KUBECONFIG.replace("token: t", "token: after-login"))
+    second = connect_to("prod")
+    assert second.connections.access.authorization() == "Bearer after-login"
+
+
+@pytest.mark.parametrize("name", ["../..", "a b", "UP", "x" * 64, "ä"])
+def test_a_namespace_that_can_be_none_is_refused_before_it_is_asked_for(paths, name):
+    with pytest.raises(SpecError, match="namespace: expected a name"):
+        open_client("prod", paths, namespace=name)
+
+
+def test_the_account_of_a_pod_is_never_the_current_context_of_a_kubeconfig(paths, monkeypatch):
+    monkeypatch.delenv("KUBERNETES_SERVICE_HOST", raising=False)
+    with pytest.raises(ConfigError, match="there is no service account here"):
+        open_client("in-cluster", paths)

@@ -140,7 +140,8 @@ def test_show_tells_everything_and_no_value_of_a_variable():
             progress={"done": 1, "total": 4, "unit": "steps", "note": ""},
             wait_s=60.0,
             run_s=30.0,
-        )
+        ),
+        lambda words, job: f"mlsched {words} {job['name']}",
     )
     expected = (
         *("FAILED, exit code 1", "TOKEN", "/w", "1 MiB at most", "memory by cgroup v2"),

@@ -188,3 +188,21 @@ def test_a_preview_tells_the_decision_first():
     placed = {**found, "starts_now": True, "reason": None, "placement": [
         {"node": "box", "gpus": ["GPU-1"], "cpus": 1, "memory_bytes": 0}]}  # fmt: skip
     assert preview_text(placed).splitlines()[0] == "# would start now on box (GPU-1)"
+
+
+def test_a_preview_of_a_cluster_refuses_nothing_and_says_what_it_cannot_tell():
+    found = {
+        "document": {"kind": "MLJob", "spec": {"command": ["x"]}},
+        "starts_now": False,
+        "reason": {"code": "NeverFits", "message": "it needs 8 GPUs of 0"},
+        "placement": [],
+        "notes": ["you may not list nodes"],
+    }
+    lines = preview_text(found, is_local=False).splitlines()
+    assert lines[:3] == [
+        "# would not start now: it needs 8 GPUs of 0",
+        "# you may not list nodes",
+        "# nothing was submitted",
+    ]
+    unknown = {**found, "starts_now": None, "reason": {"code": "c", "message": "cannot be told"}}
+    assert preview_text(unknown, is_local=False).splitlines()[0] == "# cannot be told"

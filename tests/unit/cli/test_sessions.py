@@ -91,3 +91,23 @@ def test_stopping_a_service_that_does_not_run_is_no_error(run):
     ended = run("server", "stop")
     assert ended.code == 0
     assert "does not run" in ended.out
+
+
+@pytest.mark.parametrize(
+    ("asked", "current", "expected"),
+    [
+        ("", "local", "mlsched logs -f 'grid[0]'"),
+        ("local", "prod", "mlsched -c local logs -f 'grid[0]'"),
+        ("prod", "local", "mlsched -c prod logs -f team/grid.0"),
+        ("", "prod", "mlsched logs -f team/grid.0"),
+    ],
+)
+def test_what_may_be_typed_next_goes_where_this_went(
+    installation, monkeypatch, asked, current, expected
+):
+    contexts = "contexts: [{name: prod, context: {cluster: c}}]"
+    (installation / "kubeconfig").write_text(contexts)
+    monkeypatch.setenv("KUBECONFIG", str(installation / "kubeconfig"))
+    monkeypatch.setenv("MLSCHED_CONTEXT", current)
+    job = {"name": "grid[0]", "id": "team/grid.0"}
+    assert Session("", asked).next_command("logs -f", job) == expected

@@ -9,7 +9,8 @@ import pytest
 import yaml
 
 from mlsched.adapters.kubernetes.configs import load_access, read_contexts
-from mlsched.adapters.kubernetes.kubeconfigs import load_files, read_static
+from mlsched.adapters.kubernetes.connections import Connections
+from mlsched.adapters.kubernetes.kubeconfigs import Route, load_files, read_static
 from mlsched.errors import ConfigError
 
 
@@ -25,8 +26,9 @@ def config(user, cluster=None, context="prod", **more):
 @pytest.fixture
 def write(tmp_path, monkeypatch):
     """Write kubeconfigs, and make KUBECONFIG name them."""
-    monkeypatch.delenv("HTTPS_PROXY", raising=False)
-    monkeypatch.delenv("https_proxy", raising=False)
+    for name in ("HTTPS_PROXY", "HTTP_PROXY", "NO_PROXY"):
+        monkeypatch.delenv(name, raising=False)
+        monkeypatch.delenv(name.lower(), raising=False)
 
     def make(*configs):
         paths = []
@@ -65,12 +67,67 @@ def test_what_only_the_package_can_do_is_left_to_it(write, user):
     assert read_static(load_files(write(config(user))), "prod") is None
 
 
-def test_a_proxy_or_another_server_name_is_left_to_the_package(write, monkeypatch):
-    cluster = {"tls-server-name": "other"}
-    assert read_static(load_files(write(config({"token": "t"}, cluster))), "prod") is None
-    assert read_static(load_files(write(config({}, {"proxy-url": "http://p"}))), "prod") is None
-    monkeypatch.setenv("HTTPS_PROXY", "http://p")
-    assert read_static(load_files(write(config({"token": "t"}))), "prod") is None
+def test_a_proxy_and_another_server_name_are_known(write, monkeypatch):
+    write(config({"token": "t"}, {"tls-server-name": "other", "proxy-url": "http://p:1"}))
+    assert load_access().route == Route("http://p:1", "other")
+
+
+@pytest.mark.parametrize(
+    ("server", "proxy"),
+    [("https://h:1", "http://p:2"), ("https://inside:1", ""), ("http://h:1", "")],
+)
+def test_the_usual_variables_name_a_proxy(write, monkeypatch, server, proxy):
+    monkeypatch.setenv("HTTPS_PROXY", "http://p:2")
+    monkeypatch.setenv("NO_PROXY", "inside")
+    write(config({"token": "t"}, {"server": server}))
+    assert load_access().route.proxy == proxy
+
+
+def test_the_package_reads_the_files_that_are_named_now(write, tmp_path):
+    """It remembers what KUBECONFIG was when it was imported, which may be another cluster."""
+    pytest.importorskip("kubernetes.config")
+    user = {"username": "a", "password": "b"}
+    for name in ("first", "second"):
+        write(config(user, {"server": f"https://{name}"}))
+        assert load_access().server == f"https://{name}"
+
+
+@pytest.mark.parametrize(
+    "text", ["\x00", "contexts: 5", "current-context: a\ncontexts: [{name: a, context: 7}]"]
+)
+def test_a_file_that_is_no_kubeconfig_cannot_be_used(write, text):
+    write(text)
+    with pytest.raises(ConfigError, match="cannot use the kubeconfig context"):
+        load_access()
+
+
+def test_a_user_that_nobody_describes_is_an_error(write):
+    one = config({"token": "t"})
+    one["users"] = []
+    write(one)
+    with pytest.raises(ConfigError, match="of user u, whom no kubeconfig describes"):
+        load_access()
+
+
+@pytest.mark.parametrize("token", ["a\r\nX-Evil: 1", "ä"])
+def test_a_token_that_is_none_is_an_error(write, token):
+    write(config({"token": token}))
+    with pytest.raises(ConfigError, match="token"):
+        load_access()
+
+
+@pytest.mark.parametrize("server", ["h", "h:1", "ftp://h", "https://", "https://h:x"])
+def test_an_address_that_is_none_is_an_error(write, server):
+    write(config({"token": "t"}, {"server": server}))
+    with pytest.raises(ConfigError, match="server: expected https"):
+        Connections(load_access())
+
+
+@pytest.mark.parametrize("proxy", ["p:1", "socks5://p:1"])
+def test_a_proxy_of_another_kind_is_an_error(write, proxy):
+    write(config({"token": "t"}, {"proxy-url": proxy}))
+    with pytest.raises(ConfigError, match="proxy: expected http"):
+        Connections(load_access())
 
 
 @pytest.mark.parametrize(

@@ -103,3 +103,22 @@ def test_nothing_is_written_once_the_lease_is_given_back() -> None:
             lease.check()
 
     asyncio.run(run())
+
+
+def test_a_lease_tells_the_settings_of_its_holder_for_as_long_as_it_is_held() -> None:
+    told = {"example.org/settings": "s"}
+
+    async def run() -> None:
+        server = Server()
+        lease = Lease(server, "n", "l", "a", Timing(period_s=0), told)  # type: ignore[arg-type]
+        await lease.acquire()
+        assert server.lease is not None
+        assert server.lease["metadata"]["annotations"] == told
+        assert await lease._try()
+        assert server.lease["metadata"]["annotations"] == told
+        await lease.release()
+        assert "annotations" not in server.lease["metadata"]
+        await lease_of(server, "of another release").acquire()
+        assert server.lease["metadata"]["annotations"] == {}
+
+    asyncio.run(run())

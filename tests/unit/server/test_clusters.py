@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import ssl
+
+from mlsched.adapters.kubernetes.configs import Access
 from mlsched.model.events import AttemptEnded, JobRestored
 from mlsched.model.jobs import EndCause, GroupPlacement, Job, JobState, Outcome
 from mlsched.model.nodes import Device, Node
@@ -11,8 +14,20 @@ from mlsched.server.clusters import ClusterController, ClusterSettings
 SLOT = "node-a/gpu-0"
 
 
+class Nobody:
+    """Asks without a name."""
+
+    def authorization(self) -> str:
+        return ""
+
+    def ssl_context(self) -> ssl.SSLContext:
+        return ssl.create_default_context()
+
+
 def make_controller() -> ClusterController:
-    return ClusterController(None, ClusterSettings())  # type: ignore[arg-type] - asks nobody
+    """One that asks nobody."""
+    access = Access("https://nobody.invalid", Nobody(), "default", "none")
+    return ClusterController(access, ClusterSettings())
 
 
 def placed(name: str, slot: str) -> Job:

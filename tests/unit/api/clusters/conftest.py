@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import msgspec
 import pytest
 
+from mlsched.adapters.kubernetes.announcements import LEASE_NAME, LEASES
 from mlsched.adapters.kubernetes.configs import Access
 from mlsched.adapters.kubernetes.errors import ApiError
 from mlsched.adapters.kubernetes.kubeconfigs import Static
@@ -17,7 +19,13 @@ from mlsched.api.clusters.clients import ClusterClient
 from mlsched.api.clusters.records import Record, decode_record
 from mlsched.config import Paths
 
+NOW_S = 1.8e9
 JOBS = "/apis/mlsched.io/v1alpha1/namespaces/team/mljobs"
+
+
+def at(time_s: float) -> str:
+    """As Kubernetes writes times."""
+    return datetime.fromtimestamp(time_s, UTC).isoformat().replace("+00:00", "Z")
 
 
 def mljob(name: str = "train", version: int = 1, **more: Any) -> dict[str, Any]:
@@ -50,7 +58,21 @@ class FakeConnections:
         self.objects: dict[str, dict[str, Any]] = {}
         self.requests: list[tuple[str, str]] = []
         self.forbidden: set[str] = set()
+        self.broken: set[str] = set()
+        self.missing: set[str] = set()
         self.lost: list[Exception] = []
+
+    def now_s(self) -> float:
+        """The clock of the API server."""
+        return NOW_S
+
+    def lease(self, namespace: str = "mlsched", **more: Any) -> None:
+        """A Lease that somebody renewed just now; ``annotations``, and what its spec has else."""
+        spec = {"holderIdentity": "pod_1_abc", "leaseDurationSeconds": 15, "renewTime": at(NOW_S)}
+        metadata = {"name": LEASE_NAME, "namespace": namespace}
+        metadata |= {"annotations": more.pop("annotations", {})}
+        metadata |= {"creationTimestamp": more.pop("created", at(NOW_S - 60))}
+        self.objects[f"{LEASES}/{namespace}"] = {"metadata": metadata, "spec": spec | more}
 
     def put(self, body: dict[str, Any]) -> None:
         """Store an MLJob."""
@@ -67,7 +89,7 @@ class FakeConnections:
             raise ApiError(404, "NotFound", f'mljobs.mlsched.io "{name}" not found')
         items = [one for key, one in self.objects.items() if key.startswith(f"{path}/")]
         if path == "/apis/mlsched.io/v1alpha1/mljobs":
-            items = list(self.objects.values())
+            items = [one for key, one in self.objects.items() if key.startswith(JOBS)]
         return json.dumps({"metadata": {"resourceVersion": "9"}, "items": items}).encode()
 
     def create(self, path: str, body: bytes, params: Any = None) -> bytes:
@@ -93,6 +115,11 @@ class FakeConnections:
         return json.dumps(self.objects[path]).encode()
 
     def _check(self, path: str) -> None:
+        if path in self.missing:
+            kind, name = path.split("/")[-2:]
+            raise ApiError(404, "NotFound", f'{kind} "{name}" not found')
+        if path in self.broken:
+            raise ApiError(500, "InternalError", "in trouble")
         if path in self.forbidden:
             raise ApiError(403, "Forbidden", f'User "alice" cannot list resource "x" at {path}')
 

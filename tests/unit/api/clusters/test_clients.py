@@ -7,7 +7,8 @@ import re
 
 import pytest
 
-from mlsched.adapters.kubernetes.errors import NoAnswerError
+from mlsched.adapters.kubernetes.announcements import LEASES, SETTINGS_ANNOTATION
+from mlsched.adapters.kubernetes.errors import ApiError, NoAnswerError
 from mlsched.errors import (
     ConfigError,
     ConflictError,
@@ -61,8 +62,9 @@ def test_a_key_of_another_job_of_the_same_name_is_a_conflict(submit):
         submit(name="mine", key="b")
 
 
-def test_a_create_whose_answer_was_lost_makes_one_job(served, submit):
-    served[1].lost = [NoAnswerError("broke")]
+@pytest.mark.parametrize("error", [NoAnswerError("broke"), ApiError(504, "Timeout", "too long")])
+def test_a_create_whose_answer_was_lost_makes_one_job(served, submit, error):
+    served[1].lost = [error]
     assert submit()["created"]
     assert len(served[1].objects) == 1
 
@@ -112,6 +114,27 @@ def test_cancelling_annotates_open_jobs_and_leaves_ended_ones(served):
     assert annotations == {"open": {"mlsched.io/cancel": "5"}, "over": {}}
 
 
+def test_an_array_is_not_cancelled_for_the_state_of_some_of_its_elements(served):
+    """As a whole is the only way here, and those that run were not meant."""
+    mixed = {"state": "RUNNING", "elements": [{"index": 0, "state": "RUNNING", "attempt": 1}]}
+    over = {"state": "PENDING", "elements": [{"index": 0, "state": "SUCCEEDED", "attempt": 1}]}
+    served[1].lease()
+    served[1].put(mljob("mixed", spec={"array": "0-2"}, status=mixed))
+    served[1].put(mljob("left", spec={"array": "0-2"}, status=over))
+    found = served[0].call("cancel", jobs=["mixed", "left"], states=["PENDING"])
+    assert [job["name"] for job in found["jobs"]] == ["left"]
+    assert "mixed was left alone" in found["warnings"][0]
+    asked = [path for method, path in served[1].requests if method == "PATCH"]
+    assert asked == [f"{JOBS}/left"]
+    assert served[0].call("cancel", jobs=["mixed"])["warnings"] == []
+
+
+def test_whoever_cancels_is_told_that_nobody_carries_it_out(served):
+    served[1].put(mljob("open"))
+    (warning,) = served[0].call("cancel", jobs=["open"])["warnings"]
+    assert "no mlsched controller" in warning
+
+
 def test_one_element_cannot_be_cancelled_alone(served):
     served[1].put(mljob("grid", spec={"array": "0-2"}))
     with pytest.raises(SpecError, match="cancelled as a whole"):
@@ -145,24 +168,122 @@ def test_why_says_what_starts_in_a_moment_and_what_waits_behind_it(served):
 
 def test_why_without_rights_says_so(served):
     served[1].put(mljob("one"))
+    served[1].lease()
     served[1].forbidden = {NODES, "/apis/mlsched.io/v1alpha1/mljobs"}
     found = served[0].call("why", job="one")
     assert "cannot be worked out" in found["reason"]["message"]
     assert "you may not list nodes" in found["details"]
 
 
-def test_a_preview_asks_the_api_server_and_stores_nothing(served):
-    served[1].objects[f"{NODES}/a"] = node("a")
-    document = {
+def document(**spec):
+    return {
         "apiVersion": "mlsched.io/v1alpha1",
         "kind": "MLJob",
-        "spec": {"command": ["true"], "image": "i:1", "cpusPerTask": 2},
+        "spec": {"command": ["true"], "image": "i:1", **spec},
     }
-    found = served[0].call("preview", document=document)
-    assert found["starts_now"]
+
+
+@pytest.mark.parametrize(
+    "kind", ["resourceslices", "resourceclaims", "gpunodes", "podgroups", "mlqueues"]
+)
+def test_why_names_each_list_that_it_may_not_see(served, kind):
+    """Without the slices of a DRA driver its GPUs are not there, and a job seems never to fit."""
+    groups = {
+        "mlqueues": "mlsched.io/v1alpha1",
+        "gpunodes": "mlsched.io/v1alpha1",
+        "podgroups": "scheduling.k8s.io/v1beta1",
+    }
+    served[1].put(mljob("one", spec={"gpusPerNode": 1}))
+    served[1].objects[f"{NODES}/a"] = node("a")
+    served[1].forbidden = {f"/apis/{groups.get(kind, 'resource.k8s.io/v1')}/{kind}"}
+    assert f"you may not list {kind}" in served[0].call("why", job="one")["details"]
+
+
+def test_a_preview_asks_the_api_server_and_stores_nothing(served):
+    served[1].objects[f"{NODES}/a"] = node("a")
+    served[1].lease()
+    before = dict(served[1].objects)
+    found = served[0].call("preview", document=document(cpusPerTask=2))
+    assert found["starts_now"] is True
     assert [group["node"] for group in found["placement"]] == ["a"]
     assert ("POST", JOBS) in served[1].requests
-    assert list(served[1].objects) == [f"{NODES}/a"]
+    assert served[1].objects == before
+
+
+def test_a_preview_says_what_it_cannot_know(served):
+    served[1].objects[f"{NODES}/a"] = node("a")
+    served[1].forbidden = {NODES, LEASES}
+    found = served[0].call("preview", document=document())
+    assert found["starts_now"] is None
+    assert "cannot be told" in found["reason"]["message"]
+    assert any("may not read the controller's lease" in note for note in found["notes"])
+
+
+def test_without_a_controller_nothing_starts_and_whoever_submits_is_told(served, submit):
+    served[1].objects[f"{NODES}/a"] = node("a")
+    found = served[0].call("preview", document=document())
+    assert found["starts_now"] is False
+    assert "no mlsched controller" in found["reason"]["message"]
+    (warning,) = submit()["warnings"]
+    assert "no mlsched controller holds its lease: nothing is placed" in warning
+    assert served[0].call("why", job=submit()["jobs"][0]["name"])["reason"]["message"] == (
+        "fits now and starts as soon as there is a controller"
+    )
+
+
+@pytest.mark.parametrize("may_read", [True, False])
+def test_with_a_controller_or_without_rights_nothing_is_warned_of(served, submit, may_read):
+    served[1].lease()
+    served[1].forbidden = set() if may_read else {LEASES}
+    assert submit()["warnings"] == []
+
+
+def test_a_job_that_was_made_is_told_of_although_the_lease_cannot_be_read(served, submit):
+    served[1].broken = {LEASES}
+    found = submit()
+    assert (found["created"], found["warnings"]) == (True, [])
+
+
+def test_a_thousand_submissions_do_not_look_at_the_lease_a_thousand_times(served, submit):
+    for _ in range(20):
+        submit()
+    assert served[1].requests.count(("GET", LEASES)) == 1
+
+
+def settings(**told):
+    return {SETTINGS_ANNOTATION: json.dumps(told)}
+
+
+def test_the_image_of_the_controller_is_for_jobs_that_name_none(served, submit):
+    served[1].lease(annotations=settings(image="jobs:1"))
+    name = submit(image="")["jobs"][0]["name"]
+    assert "image" not in served[1].objects[f"{JOBS}/{name}"]["spec"]
+
+
+def test_rules_of_the_controller_decide_on_layers(served):
+    gpu = {"layerRules": [{"label": "pool", "value": "a", "layer": "gpu"}]}
+    one = node("a")
+    one["metadata"]["labels"] = {"pool": "a"}
+    served[1].objects[f"{NODES}/a"] = one
+    served[1].put(mljob("prepare"))
+    served[1].lease()
+    assert served[0].call("why", job="prepare")["reason"]["code"] == "Starting"
+    served[1].lease(annotations=settings(**gpu))
+    found = served[0].call("why", job="prepare")
+    assert found["reason"]["code"] == "NeverFits"
+    assert "layer" in found["reason"]["message"]
+    assert not any("not said" in line for line in found["details"])
+
+
+def test_settings_that_are_not_known_are_told_of(served):
+    served[1].objects[f"{NODES}/a"] = node("a")
+    served[1].put(mljob("one"))
+    served[1].lease()
+    told = served[0].call("why", job="one")["details"]
+    assert any("of another release, does not tell its settings" in line for line in told)
+    served[1].forbidden = {LEASES}
+    told = served[0].call("why", job="one")["details"]
+    assert any("you may not read the controller's lease" in line for line in told)
 
 
 def test_rows_are_as_on_one_machine(served):

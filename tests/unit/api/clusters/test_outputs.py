@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import json
+import threading
+from types import SimpleNamespace
 
 import pytest
 
 from mlsched.adapters.kubernetes.errors import ApiError, NoAnswerError
+from mlsched.api.clusters import outputs, patience
 from mlsched.api.clusters.outputs import PodOutputs
 from mlsched.api.logs import read_attempt
 
@@ -42,6 +45,7 @@ class FakePods:
     def __init__(self, logs, phase="Succeeded"):
         self.logs = logs
         self.asked = []
+        self.forbids_pods = False
         self._phase = phase
 
     def get(self, path, params=None):
@@ -49,6 +53,8 @@ class FakePods:
         if path == PODS:
             assert params == {"labelSelector": "mlsched.io/job=train,mlsched.io/attempt=1"}
             return json.dumps({"metadata": {}, "items": pods}).encode()
+        if self.forbids_pods:
+            raise ApiError(403, "Forbidden", 'User "u" cannot get pods')
         return json.dumps(self._pod(path.rpartition("/")[2])).encode()
 
     def _pod(self, name):
@@ -85,10 +91,10 @@ def follow(until_true):
 
     def run(pods):
         told = []
-        with PodOutputs(pods, told.append) as outputs:
-            outputs.look(JOB)
-            until_true(lambda: outputs.is_whole("team/train", 1))
-            return lines_of(outputs.directory("team/train", 1)), told
+        with PodOutputs(pods, told.append) as found:
+            found.look(JOB)
+            until_true(lambda: found.is_whole("team/train", 1))
+            return lines_of(found.directory("team/train", 1)), told
 
     return run
 
@@ -98,8 +104,6 @@ def until_true():
     """Wait for threads, which end at once here."""
 
     def wait(probe):
-        import threading
-
         for thread in threading.enumerate():
             if thread.name.startswith(("mlsched-pods", "mlsched-log")):
                 thread.join(20)
@@ -133,6 +137,40 @@ def test_a_log_that_nobody_may_read_is_told(follow):
     assert "no pods/log for you" in told[0]
 
 
+def test_pods_that_may_not_be_read_end_the_following(follow):
+    pods = FakePods({"train-1-0": [[line(b"a")]] + [[]] * 50})
+    pods.forbids_pods = True
+    found, told = follow(pods)
+    assert found == []
+    assert "cannot get pods" in told[0]
+
+
+class RarelyThere(FakePods):
+    """Each look at a pod takes a quarter of a second, by the clock of whoever waits."""
+
+    def __init__(self, monkeypatch, logs):
+        super().__init__(logs)
+        self.now_s = 0.0
+        monkeypatch.setattr(patience, "time", SimpleNamespace(monotonic=lambda: self.now_s))
+        monkeypatch.setattr(outputs, "PAUSE_S", 0)
+
+    def get(self, path, params=None):
+        self.now_s += 0.25
+        return super().get(path, params)
+
+
+def test_a_log_that_cannot_be_reached_is_waited_for_and_told_of_in_the_end(follow, monkeypatch):
+    gone = NoAnswerError("refused")
+    back = [[line(b"a"), gone], *[gone] * 200, [line(b"a"), line(b"b")]]
+    found, told = follow(RarelyThere(monkeypatch, {"train-1-0": back}))
+    assert [text for _, text in found] == [b"a", b"b"]
+    assert told == []
+    away = [[line(b"a"), gone], *[gone] * 1000]
+    found, told = follow(RarelyThere(monkeypatch, {"train-1-0": away}))
+    assert [text for _, text in found] == [b"a"]
+    assert "cannot be shown" in told[0]
+
+
 def test_a_container_that_never_began_has_no_output(follow):
     pods = FakePods({"train-1-0": [ApiError(400, "BadRequest", "is waiting to start")]})
     assert follow(pods) == ([], [])
@@ -140,8 +178,8 @@ def test_a_container_that_never_began_has_no_output(follow):
 
 def test_what_is_there_is_copied_without_following():
     pods = FakePods({"train-1-0": [[line(b"a"), TIME + b" b"]]}, phase="Running")
-    with PodOutputs(pods) as outputs:
-        directory = outputs.fetch(JOB, 1)
+    with PodOutputs(pods) as found:
+        directory = found.fetch(JOB, 1)
         assert lines_of(directory) == [(0, b"a"), (0, b"b")]
         assert "follow" not in pods.asked[0][1]
     assert not directory.exists()
@@ -149,6 +187,6 @@ def test_what_is_there_is_copied_without_following():
 
 def test_pods_that_are_gone_are_told_of():
     told = []
-    with PodOutputs(FakePods({}), told.append) as outputs:
-        assert lines_of(outputs.fetch(JOB, 1)) == []
+    with PodOutputs(FakePods({}), told.append) as found:
+        assert lines_of(found.fetch(JOB, 1)) == []
     assert told == ["its pods are gone, and their output with them."]

@@ -54,4 +54,11 @@ def test_a_missing_kind_says_how_to_install():
     text = "the server could not find the requested resource"
     found = translate(ApiError(404, "NotFound", text), "prod")
     assert "not installed" in found.message
-    assert "mlsched controller crds | kubectl apply -f -" in found.hint
+    assert "mlsched controller crds | kubectl apply --server-side -f -" in found.hint
+
+
+def test_a_namespace_that_is_not_there_is_no_missing_job():
+    found = translate(ApiError(404, "NotFound", 'namespaces "team" not found'), "prod")
+    assert isinstance(found, ConfigError)
+    assert found.message == "there is no namespace team in the cluster of context prod."
+    assert "kubectl --context prod get namespaces" in found.hint

@@ -2,11 +2,20 @@
 
 from __future__ import annotations
 
+import json
+from types import SimpleNamespace
+
 import pytest
 
+from mlsched.adapters.kubernetes.configs import Access
+from mlsched.adapters.kubernetes.errors import ApiError, NoAnswerError, SilenceError
+from mlsched.adapters.kubernetes.kubeconfigs import Static
+from mlsched.api.clusters import patience, watches
 from mlsched.api.clusters.names import Reference
-from mlsched.api.clusters.watches import Changes
-from tests.unit.api.clusters.conftest import record
+from mlsched.api.clusters.patience import TROUBLE_S_MAX
+from mlsched.api.clusters.watches import SILENCE_S_MAX, Changes, WatchStream
+from mlsched.errors import UnreachableError
+from tests.unit.api.clusters.conftest import mljob, record
 
 RUNNING = {"state": "RUNNING", "attempt": 1}
 DONE = {"state": "SUCCEEDED", "attempt": 1, "exitCode": 0}
@@ -82,3 +91,85 @@ def test_what_is_missing_is_named():
     list(changes.replace_all([record()]))
     assert changes.missing() == Reference("team", "gone")
     assert Changes([Reference("team", "train", 5)], "ended").missing() is not None
+
+
+class Line:
+    """A watch that is open."""
+
+    def __init__(self, lines):
+        self._lines = lines
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        """Nothing is held."""
+
+    def lines(self):
+        return self._lines
+
+    def close(self):
+        """Nothing is held."""
+
+
+class Watched:
+    """An API server with one job: each watch is a list of seconds that pass, lines and errors."""
+
+    def __init__(self, monkeypatch, answers):
+        self.access = Access("http://h", Static("http://h"), "team", "prod")
+        self.answers = list(answers)
+        self.now_s = 0.0
+        monkeypatch.setattr(patience, "time", SimpleNamespace(monotonic=lambda: self.now_s))
+        monkeypatch.setattr(watches, "_PAUSE_S", 0)
+
+    def get(self, path, params=None):
+        return json.dumps({"metadata": {"resourceVersion": "1"}, "items": [mljob()]}).encode()
+
+    def follow(self, path, params, silence_s_max=None):
+        answer = self.answers.pop(0)
+        if isinstance(answer[0], Exception):
+            raise answer[0]
+        return Line(self._lines(answer))
+
+    def _lines(self, answer):
+        for one in answer:
+            if isinstance(one, Exception):
+                raise one
+            if isinstance(one, float):
+                self.now_s += one
+            else:
+                yield one
+
+
+ENDED = json.dumps({"type": "MODIFIED", "object": mljob(version=2, status=DONE)}).encode()
+BOOKMARK = json.dumps({"type": "BOOKMARK", "object": {"metadata": {"resourceVersion": "2"}}})
+
+
+def seen(server):
+    with WatchStream(server, "team", [Reference("team", "train")], "ended") as stream:
+        return [job["state"] for job in stream]
+
+
+def test_a_watch_that_was_half_open_is_begun_anew(monkeypatch):
+    silent = [SILENCE_S_MAX, SilenceError("nothing came")]
+    server = Watched(monkeypatch, [silent, [NoAnswerError("refused")], silent, [ENDED]])
+    assert seen(server) == ["PENDING", "SUCCEEDED"]
+
+
+def test_a_server_that_stays_away_is_given_up_in_the_end(monkeypatch):
+    server = Watched(monkeypatch, [])
+
+    def follow(path, params, silence_s_max=None):
+        server.now_s += 1
+        raise NoAnswerError("refused")
+
+    server.follow = follow
+    with pytest.raises(UnreachableError, match="does not answer"):
+        seen(server)
+    assert TROUBLE_S_MAX <= server.now_s < TROUBLE_S_MAX + 5
+
+
+def test_a_server_that_is_busy_is_asked_again(monkeypatch):
+    busy = ApiError(429, "TooManyRequests", "slow down", 1.0)
+    server = Watched(monkeypatch, [[busy], [BOOKMARK.encode()], [busy], [ENDED]])
+    assert seen(server) == ["PENDING", "SUCCEEDED"]
