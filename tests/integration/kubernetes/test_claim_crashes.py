@@ -73,6 +73,7 @@ def test_each_device_is_given_once_and_each_start_is_finished(until: Callable[..
             return nodes == ["dra-a"] * GPUS
 
         until(are_bound, 60)
+        until(lambda: "holds the lease" in last.tail(), 30)
         claims = given(plane)
         assert sorted(claims.values()) == sorted(f"{name}-gpus" for name in jobs.pods())
         assert len(claims) == GPUS
