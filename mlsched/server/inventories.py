@@ -94,7 +94,9 @@ class Inventories:
                 await self.read()
 
     async def _listen(self) -> None:
-        async for event in watch_events():
-            self._record.add(event)
-            if self._latest is not None:
-                self._tell(self._latest)
+        while True:
+            async for event in watch_events():
+                self._record.add(event)
+                if self._latest is not None:
+                    self._tell(self._latest)
+            await asyncio.sleep(self._period_s * NO_GPU_PERIOD_FACTOR)
