@@ -41,6 +41,9 @@ BROKEN_CONTAINERS = frozenset(
 )
 
 _RANK = re.compile(r"rank-(\d{1,6})")
+_RUNTIME = re.compile(r"^.*unable to start container process: (error during container init: )?")
+"""What container runtimes write before the cause, layer by layer."""
+
 _MESSAGE_CHARACTERS_MAX = 300
 
 
@@ -190,7 +193,8 @@ def _container_failure(status: ContainerStatus) -> Outcome:
         return Outcome(EndCause.OUT_OF_MEMORY, 137, 9, rank, text)
     if end.reason in ("StartError", "ContainerCannotRun"):
         code = 127 if "not found" in message else 126
-        return Outcome(_start_cause(message), code, 0, rank, message)
+        text = _short(_RUNTIME.sub("", end.message, 1))
+        return Outcome(_start_cause(message), code, 0, rank, text)
     if end.reason == "ContainerStatusUnknown":
         text = "its node cannot tell how it ended"
         return Outcome(EndCause.NODE_LOST, None, 0, rank, text)

@@ -31,6 +31,7 @@ from mlsched.api.clusters.records import (
     view_found,
 )
 from mlsched.api.clusters.submissions import Submission, first_job
+from mlsched.api.clusters.troubles import starting_troubles
 from mlsched.api.clusters.watches import WatchStream
 from mlsched.api.interfaces import Args, JsonObject
 from mlsched.config import Paths
@@ -285,7 +286,7 @@ class ClusterClient:
         return {
             "job": view_found(found.jobs, whole=found.whole, reasons=reasons),
             "reason": reason_view(told.reason),
-            "details": list(told.details),
+            "details": [*starting_troubles(self.connections, job), *told.details],
             "unblocks": list(told.unblocks),
             "command": next_command(job, self.context),
         }

@@ -24,7 +24,7 @@ from mlsched.adapters.kubernetes.objects import (
 )
 from mlsched.adapters.kubernetes.pods import ATTEMPT_LABEL, INDEX_LABEL, JOB_LABEL
 from mlsched.api.clusters.lines import LineJoiner
-from mlsched.api.clusters.names import parse_reference
+from mlsched.api.clusters.names import Reference, parse_reference
 from mlsched.api.clusters.patience import Patience
 from mlsched.api.clusters.problems import translate
 from mlsched.api.interfaces import JsonObject, Outputs
@@ -35,6 +35,14 @@ PAUSE_S = 0.25
 
 ENDED_STATES = frozenset({"SUCCEEDED", "FAILED", "CANCELLED"})
 _RANK = re.compile(r"rank-(\d{1,6})")
+
+
+def pods_query(reference: Reference, attempt: int) -> tuple[str, dict[str, str]]:
+    """Path and parameters of a list of the pods of one attempt."""
+    selector = [f"{JOB_LABEL}={reference.name}", f"{ATTEMPT_LABEL}={attempt}"]
+    selector += [f"{INDEX_LABEL}={reference.index}"] if reference.index is not None else []
+    path = f"/api/v1/namespaces/{reference.namespace}/pods"
+    return path, {"labelSelector": ",".join(selector)}
 
 
 class PodOutputs(Outputs):
@@ -120,10 +128,7 @@ class AttemptMirror:
         found = parse_reference(job_id, "")
         if found is None:
             raise AssertionError(f"{job_id} is no id of a job in a cluster")
-        self._path = f"/api/v1/namespaces/{found.namespace}/pods"
-        selector = [f"{JOB_LABEL}={found.name}", f"{ATTEMPT_LABEL}={attempt}"]
-        selector += [f"{INDEX_LABEL}={found.index}"] if found.index is not None else []
-        self._params = {"labelSelector": ",".join(selector)}
+        self._path, self._params = pods_query(found, attempt)
         self._containers: dict[tuple[str, str], ContainerMirror] = {}
         self._settled = threading.Event()
         self._closed = threading.Event()

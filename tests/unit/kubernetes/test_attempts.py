@@ -27,6 +27,14 @@ def test_exit_code_zero_is_success() -> None:
     assert reading.run_ms == 2000
 
 
+def test_what_the_layers_of_a_runtime_wrote_before_the_cause_is_left_out() -> None:
+    layers = "failed to create containerd task: OCI runtime create failed: runc create failed: "
+    text = f'{layers}unable to start container process: exec: "x": not found'
+    failure = read_pod(own_pod(status=ended(128, reason="StartError", message=text))).failure
+    assert failure is not None
+    assert failure.message == 'exec: "x": not found'
+
+
 @pytest.mark.parametrize(
     ("status", "cause", "code"),
     [

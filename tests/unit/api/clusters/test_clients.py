@@ -166,6 +166,21 @@ def test_why_says_what_starts_in_a_moment_and_what_waits_behind_it(served):
     assert served[0].call("why", job="two")["reason"]["code"] == "WaitingForCapacity"
 
 
+def test_why_tells_what_keeps_a_pod_from_starting(served):
+    served[1].put(mljob("one", status={"state": "STARTING", "attempt": 1}))
+    state = {"waiting": {"reason": "ErrImagePull", "message": "no such host"}}
+    pod = {
+        "metadata": {"name": "one-1-0", "namespace": "team"},
+        "spec": {"nodeName": "a", "containers": [{"name": "rank-0"}]},
+        "status": {"containerStatuses": [{"name": "rank-0", "state": state}]},
+    }
+    served[1].objects["/api/v1/namespaces/team/pods/one-1-0"] = pod
+    found = served[0].call("why", job="one")
+    assert found["details"][0] == "one-1-0 on a: ErrImagePull: no such host"
+    served[1].forbidden = {"/api/v1/namespaces/team/pods"}
+    assert "may not list its pods" in served[0].call("why", job="one")["details"][0]
+
+
 def test_why_without_rights_says_so(served):
     served[1].put(mljob("one"))
     served[1].lease()

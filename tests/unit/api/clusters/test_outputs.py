@@ -146,7 +146,10 @@ def test_pods_that_may_not_be_read_end_the_following(follow):
 
 
 class RarelyThere(FakePods):
-    """Each look at a pod takes a quarter of a second, by the clock of whoever waits."""
+    """Each try to open a log takes a quarter of a second, by the clock of whoever waits.
+
+    Looks at pods take none: how many there are depends on threads.
+    """
 
     def __init__(self, monkeypatch, logs):
         super().__init__(logs)
@@ -154,9 +157,9 @@ class RarelyThere(FakePods):
         monkeypatch.setattr(patience, "time", SimpleNamespace(monotonic=lambda: self.now_s))
         monkeypatch.setattr(outputs, "PAUSE_S", 0)
 
-    def get(self, path, params=None):
+    def follow(self, path, params, silence_s_max=None):
         self.now_s += 0.25
-        return super().get(path, params)
+        return super().follow(path, params, silence_s_max)
 
 
 def test_a_log_that_cannot_be_reached_is_waited_for_and_told_of_in_the_end(follow, monkeypatch):
