@@ -61,14 +61,14 @@ def _text(session: Session, found: JsonObject) -> str:
 def _row(job: JsonObject) -> list[str]:
     from mlsched.units import format_bytes, format_span
 
-    run_s, cpu_s = job["run_s"] or 0, job["cpu_s"] or 0
+    run_s, cpu_s = job["run_s"] or 0, job["cpu_s"]
     return [
         job["name"],
         job["state"],
         format_span(job["wait_s"] or 0),
         format_span(run_s),
-        format_span(cpu_s),
-        f"{cpu_s / run_s:.1f}" if run_s >= 1 else "-",
+        format_span(cpu_s) if cpu_s is not None else "-",
+        f"{cpu_s / run_s:.1f}" if cpu_s is not None and run_s >= 1 else "-",
         format_bytes(job["memory_peak_bytes"]) if job["memory_peak_bytes"] else "-",
         format_span(job["gpu_s"]) if job["gpu_s"] else "-",
     ]

@@ -110,10 +110,10 @@ def _dated(outcome: Outcome, ended_at_ms: int, run_ms: int) -> Outcome:
 
 
 def _started_at(status: ContainerStatus) -> int | None:
-    if status.state.running is not None:
-        return parse_time_ms(status.state.running.started_at)
-    end = status.state.terminated
-    return parse_time_ms(end.started_at) if end is not None else None
+    """None also for the beginning of 1970, which is told of what could not be started."""
+    running, end = status.state.running, status.state.terminated
+    text = running.started_at if running is not None else end.started_at if end else None
+    return parse_time_ms(text) or None
 
 
 def _failure(

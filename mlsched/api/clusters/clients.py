@@ -358,12 +358,12 @@ class ClusterClient:
             jobs = [job for job in jobs if (job.ended_at_ms or now_ms) >= since_ms]
         shown = [
             view_found([job], whole=False, reasons={}) | usage_view(job, now_ms)
-            | reported(job, None)
+            | reported(job, None) | {"cpu_s": None}
             for job in jobs
         ]  # fmt: skip
-        keys = ("wait_s", "run_s", "cpu_s", "gpu_s")
+        keys = ("wait_s", "run_s", "gpu_s")
         totals = {key: round(sum(row[key] for row in shown), 3) for key in keys}
-        return {"jobs": shown, "totals": totals | {"jobs": len(shown)}}
+        return {"jobs": shown, "totals": totals | {"cpu_s": None, "jobs": len(shown)}}
 
 
 def _states(texts: Iterable[Any]) -> set[JobState]:

@@ -27,6 +27,15 @@ def test_exit_code_zero_is_success() -> None:
     assert reading.run_ms == 2000
 
 
+def test_what_could_not_be_started_has_no_start_and_ran_for_no_time() -> None:
+    status = ended(128, reason="StartError")
+    status["containerStatuses"][0]["state"]["terminated"]["startedAt"] = "1970-01-01T00:00:00Z"
+    reading = read_pod(own_pod(status=status))
+    assert (reading.started_at_ms, reading.run_ms) == (None, 0)
+    assert reading.failure is not None
+    assert reading.failure.run_ms == 0
+
+
 def test_what_the_layers_of_a_runtime_wrote_before_the_cause_is_left_out() -> None:
     layers = "failed to create containerd task: OCI runtime create failed: runc create failed: "
     text = f'{layers}unable to start container process: exec: "x": not found'

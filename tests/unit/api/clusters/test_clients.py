@@ -166,6 +166,13 @@ def test_why_says_what_starts_in_a_moment_and_what_waits_behind_it(served):
     assert served[0].call("why", job="two")["reason"]["code"] == "WaitingForCapacity"
 
 
+def test_a_report_does_not_tell_cpu_time_that_nobody_counted(served):
+    served[1].put(mljob("one", status={"state": "SUCCEEDED", "attempt": 1}))
+    found = served[0].call("report")
+    assert found["jobs"][0]["cpu_s"] is None
+    assert found["totals"]["cpu_s"] is None
+
+
 def test_why_tells_what_keeps_a_pod_from_starting(served):
     served[1].put(mljob("one", status={"state": "STARTING", "attempt": 1}))
     state = {"waiting": {"reason": "ErrImagePull", "message": "no such host"}}
