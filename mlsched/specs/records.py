@@ -25,6 +25,7 @@ from mlsched.model.jobs import (
 )
 from mlsched.model.reasons import Reason, ReasonCode
 from mlsched.model.specs import JobSpec
+from mlsched.specs.sizes import fit
 from mlsched.specs.statuses import (
     ATTEMPTS_KEPT_MAX,
     AttemptStatus,
@@ -165,7 +166,7 @@ def _read_attempt(one: AttemptStatus, record: JobRecord) -> Attempt:
 def status_from(
     jobs: Sequence[Job], previous: JobStatus | None, *, generation: int, epoch: int, now_ms: int
 ) -> JobStatus:
-    """The status of an object from its jobs.
+    """The status of an object from its jobs, with as much of the past as fits into an object.
 
     Args:
         jobs: All of them: one, or every element of an array in the order of the indices.
@@ -183,7 +184,7 @@ def status_from(
             if job.array is not None and (job.state is not JobState.PENDING or job.attempt)
         )
     state, reason = record["state"], str(record["reason"])
-    return JobStatus(
+    status = JobStatus(
         **record,
         nodes=tuple(sorted({g.node for job in jobs for g in job.placements})),
         gpus=count_gpus(first),
@@ -192,6 +193,7 @@ def status_from(
         observed_generation=generation,
         epoch=epoch,
     )
+    return fit(status)
 
 
 def _record(job: Job) -> dict[str, Any]:

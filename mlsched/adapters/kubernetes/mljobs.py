@@ -38,6 +38,7 @@ from mlsched.specs.records import (
     status_from,
     worst_of,
 )
+from mlsched.specs.sizes import check_size
 from mlsched.specs.statuses import JobRecord
 
 REFUSED_S = 5.0
@@ -179,6 +180,7 @@ class MLJobs:
         owner = Owner(m.namespace, m.name, m.uid, passed_on(m.annotations))
         try:
             spec = load_spec(one.spec)
+            check_size(spec)
         except SpecError as error:
             self._refuse(key, one, owner, error)
             return

@@ -14,6 +14,7 @@ from mlsched.model.specs import JobSpec
 from mlsched.server.views import JsonObject, array_view, count_states, job_view
 from mlsched.specs.documents import load_spec
 from mlsched.specs.records import jobs_from
+from mlsched.specs.sizes import check_size
 
 ENDED_SHOWN_MAX = 1000
 """Ended jobs in one answer, unless more are asked for."""
@@ -54,6 +55,7 @@ def decode_record(body: bytes | msgspec.Raw, seq: int = 0) -> Record:
     one = decode_job(body)
     try:
         spec = load_spec(one.spec)
+        check_size(spec)
     except SpecError as error:
         return Record(one, (_misconfigured(one, error, seq),))
     return Record(one, jobs_from(one.identity, spec, one.status, seq))

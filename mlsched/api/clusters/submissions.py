@@ -18,6 +18,7 @@ from mlsched.server.views import JsonObject
 from mlsched.specs.documents import JobDocument, load_document, to_document
 from mlsched.specs.names import derive_base
 from mlsched.specs.records import KEY_ANNOTATION, USER_ANNOTATION, Identity, jobs_from
+from mlsched.specs.sizes import check_size
 from mlsched.specs.sources import FILE_ANNOTATION
 
 KEY_CHARACTERS_MAX = 256
@@ -104,6 +105,7 @@ def check_pods(spec: JobSpec, namespace: str, image: str) -> None:
     Raises:
         SpecError: with what to change.
     """
+    check_size(spec)
     check_runnable(first_job(spec, namespace, "job"), image)
 
 

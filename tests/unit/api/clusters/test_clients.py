@@ -173,6 +173,15 @@ def test_a_report_does_not_tell_cpu_time_that_nobody_counted(served):
     assert found["totals"]["cpu_s"] is None
 
 
+def test_an_array_that_is_too_large_for_one_object_is_refused(served):
+    spec = {"command": ["true"], "image": "i:1", "array": "0-1500"}
+    with pytest.raises(SpecError, match="at most 1500 pods, found 1501 elements"):
+        served[0].call("submit", document=document(**spec))
+    served[1].put(mljob("big", spec={"array": "0-1500"}))
+    (row,) = served[0].call("list", all=True)["jobs"]
+    assert (row["state"], row["reason"]["code"]) == ("FAILED", "Misconfigured")
+
+
 def test_why_tells_what_keeps_a_pod_from_starting(served):
     served[1].put(mljob("one", status={"state": "STARTING", "attempt": 1}))
     state = {"waiting": {"reason": "ErrImagePull", "message": "no such host"}}
