@@ -7,7 +7,7 @@ What the controller was told at its start (rules for layers, DRA drivers) is rea
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import TypeVar
 
 import msgspec
@@ -26,6 +26,7 @@ from mlsched.adapters.kubernetes.objects import (
     Pod,
     PodGroup,
     QueueObject,
+    decode_pod,
     decode_raw_list,
     job_path,
 )
@@ -84,23 +85,37 @@ def read_lists(connections: Connections, namespace: str) -> Lists:
             raise
         lists.records, _ = decode_list(connections.get(job_path(namespace)))
         lists.notes.append(f"you may not list jobs outside {namespace}: others may be ahead")
-    lists.nodes = _read(connections, "/api/v1/nodes", NodeObject, "nodes", lists)
-    lists.pods = _read(connections, "/api/v1/pods", Pod, "pods of all namespaces", lists)
+    lists.nodes = _read(connections, "/api/v1/nodes", _decode_node, "nodes", lists)
+    lists.pods = _read(connections, "/api/v1/pods", decode_pod, "pods of all namespaces", lists)
     lists.is_whole = not any(
         note.startswith(("you may not list nodes", "you may not list pods")) for note in lists.notes
     )
     lists.controller = read_controller(connections)
     if lists.controller.note:
         lists.notes.append(lists.controller.note)
-    lists.queues = _read(connections, f"{GROUP_PATH}/mlqueues", QueueObject, "mlqueues", lists)
-    lists.pod_groups = _read(connections, POD_GROUPS, PodGroup, "podgroups", lists)
-    lists.gpu_nodes = _read(connections, GPU_NODES, ToldNode, "gpunodes", lists)
-    lists.slices = _read(connections, RESOURCE_SLICES, ResourceSlice, "resourceslices", lists)
-    lists.claims = _read(connections, RESOURCE_CLAIMS, ResourceClaim, "resourceclaims", lists)
+    lists.queues = _read(connections, f"{GROUP_PATH}/mlqueues", _decode_queue, "mlqueues", lists)
+    lists.pod_groups = _read(connections, POD_GROUPS, _decode_pod_group, "podgroups", lists)
+    lists.gpu_nodes = _read(connections, GPU_NODES, _decode_gpu_node, "gpunodes", lists)
+    lists.slices = _read(connections, RESOURCE_SLICES, _decode_slice, "resourceslices", lists)
+    lists.claims = _read(connections, RESOURCE_CLAIMS, _decode_claim, "resourceclaims", lists)
     return lists
 
 
-def _read(connections: Connections, path: str, kind: type[T], name: str, lists: Lists) -> list[T]:
+_decode_node = msgspec.json.Decoder(NodeObject).decode
+_decode_queue = msgspec.json.Decoder(QueueObject).decode
+_decode_pod_group = msgspec.json.Decoder(PodGroup).decode
+_decode_gpu_node = msgspec.json.Decoder(ToldNode).decode
+_decode_slice = msgspec.json.Decoder(ResourceSlice).decode
+_decode_claim = msgspec.json.Decoder(ResourceClaim).decode
+
+
+def _read(
+    connections: Connections,
+    path: str,
+    decode: Callable[[msgspec.Raw], T],
+    name: str,
+    lists: Lists,
+) -> list[T]:
     """The objects of a list; nothing where it is not served, and a note where it is forbidden."""
     try:
         found = decode_raw_list(connections.get(path))
@@ -110,11 +125,10 @@ def _read(connections: Connections, path: str, kind: type[T], name: str, lists: 
         if error.code in (403, 404):
             return []
         raise
-    decoder = msgspec.json.Decoder(kind)
     objects = []
     for item in found.items:
         try:
-            objects.append(decoder.decode(item))
+            objects.append(decode(item))
         except msgspec.DecodeError:
             continue
     return objects
