@@ -28,6 +28,7 @@ GROUPS = (
     "needs_root",
     "needs_controlplane",
     "needs_nodes",
+    "needs_plugins",
     "needs_ray",
     "slow",
 )
@@ -49,6 +50,10 @@ def _missing(marker: str) -> str | None:
         return "mounting file systems and writing cgroups needs root"
     if marker == "needs_controlplane":
         return binaries.missing("etcd", "kube-apiserver", "kube-controller-manager", "kwok")
+    if marker == "needs_plugins":
+        from tests.controlplane.plugins import kubelet_apis
+
+        return kubelet_apis.missing()
     if marker == "needs_ray":
         return ray_clusters.missing()
     return nodes.missing() if marker == "needs_nodes" else None
@@ -58,14 +63,15 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Skip what cannot run here, with the reason; refuse to skip what CI says it has."""
     required = os.environ.get("MLSCHED_TESTS_REQUIRE", "").split()
     for marker in GROUPS:
-        reason = _missing(marker)
+        marked = [item for item in items if item.get_closest_marker(marker)]
+        is_required = marker.removeprefix("needs_") in required
+        reason = _missing(marker) if marked or is_required else None
         if reason is None:
             continue
-        if marker.removeprefix("needs_") in required:
+        if is_required:
             raise pytest.UsageError(f"MLSCHED_TESTS_REQUIRE wants {marker}, but {reason}")
-        for item in items:
-            if item.get_closest_marker(marker):
-                item.add_marker(pytest.mark.skip(reason=reason))
+        for item in marked:
+            item.add_marker(pytest.mark.skip(reason=reason))
 
 
 class NodesTogether(LoadScopeScheduling):

@@ -13,14 +13,13 @@ from tests.controlplane.controllers import Jobs
 from tests.controlplane.gpus import Gpus, look_at_gpus
 from tests.controlplane.nodes import Nodes
 from tests.controlplane.planes import ControlPlane
-from tests.controlplane.plugins import kubelet_apis
 from tests.fake_nvml import build as fake_nvml
 
 pytestmark = [
     pytest.mark.needs_nodes,
     pytest.mark.needs_gcc,
+    pytest.mark.needs_plugins,
     pytest.mark.slow,
-    pytest.mark.skipif(kubelet_apis.missing() is not None, reason=str(kubelet_apis.missing())),
 ]
 
 Until = Callable[..., Any]
