@@ -14,13 +14,12 @@ answer to each write, in the thread of the proxy. Standard library only.
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import hashlib
 import json
 import random
 import ssl
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -420,13 +419,3 @@ async def _parts(server: asyncio.StreamReader, headers: dict[str, str]) -> Any:
         yield await server.readexactly(size)
         await server.readexactly(2)
     await server.readuntil(b"\r\n")
-
-
-@contextlib.contextmanager
-def faults(proxy: FaultProxy, choose: Choose) -> Iterator[None]:
-    """Faults for the time of a block."""
-    before, proxy.choose = proxy.choose, choose
-    try:
-        yield
-    finally:
-        proxy.choose = before
