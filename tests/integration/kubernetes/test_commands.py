@@ -7,7 +7,6 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -185,17 +184,20 @@ def test_scripts_and_environment_travel_by_the_spec_alone(
 
 
 def test_watching_all_jobs_tells_of_new_ones(mlsched: Commands) -> None:
+    earlier = submit(mlsched, "--", "sleep", "100")
     watching = mlsched.start("ls", "-w", "-o", "json")
-    time.sleep(2)
+    assert watching.stdout is not None
+    while json.loads(watching.stdout.readline())["name"] != earlier:
+        pass
     name = submit(mlsched, "--", "true")
     states: list[str] = []
-    assert watching.stdout is not None
     while "SUCCEEDED" not in states:
         event = json.loads(watching.stdout.readline())
         states += [event["state"]] if event["name"] == name else []
     watching.send_signal(signal.SIGINT)
     watching.communicate(timeout=20)
     assert states[0] == "PENDING"
+    mlsched.run("cancel", earlier)
 
 
 def test_whoever_has_no_rights_is_told_which(jobs: Jobs, tmp_path: Path) -> None:

@@ -24,7 +24,7 @@ class Stuck:
 def hang():
     time.sleep(60)
 
-processes.STUCK_S_MAX = 1.5
+processes.STUCK_S_MAX = 4.0
 processes.ClusterController = Stuck
 access = Access("https://127.0.0.1:9", Static("https://127.0.0.1:9"), "team", "prod")
 code = processes.serve_cluster(access, ClusterSettings(), sys.stderr)
