@@ -82,7 +82,7 @@ def named_nodes(terms: Iterable[NodeTerm]) -> frozenset[str] | None:
         names = [one.values for one in term.names if one.operator == "In"]
         if not names:
             return None
-        found |= frozenset.intersection(*names)
+        found |= names[0].intersection(*names[1:])
     return frozenset(found)
 
 
