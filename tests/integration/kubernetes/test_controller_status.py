@@ -22,9 +22,9 @@ LEASE_S = 2
 Until = Callable[..., Any]
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture
 def plane() -> Iterator[ControlPlane]:
-    """Without mlsched at first: the tests build on each other."""
+    """A plane of its own for each test: without mlsched, until a test installs it."""
     with ControlPlane(controller_manager=True) as started:
         started.create_namespace("team")
         started.create_namespace("mlsched")
