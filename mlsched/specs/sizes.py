@@ -20,7 +20,7 @@ PODS_MAX = 1500
 STATUS_BYTES_MAX = 1_000_000
 """A status that is larger tells less of the past; a third is left for the rest of the object."""
 
-SHORT_CHARACTERS_MAX = 80
+SHORT_BYTES_MAX = 80
 
 R = TypeVar("R", bound=JobRecord)
 
@@ -55,9 +55,10 @@ def fit(status: JobStatus) -> JobStatus:
 
 def _shorten(record: R, level: int) -> R:
     """Earlier attempts go first, then what is told of ended ones, then their times."""
+    last = record.attempts[-1:]
     changes: dict[str, Any] = {
-        "attempts": tuple(replace(one, placed_because="") for one in record.attempts[-1:]),
-        "message": record.message[:SHORT_CHARACTERS_MAX],
+        "attempts": tuple(replace(a, placed_because="", message=_cut(a.message)) for a in last),
+        "message": _cut(record.message),
         "evidence": {},
     }
     if record.state.is_ended and level > 1:
@@ -65,3 +66,7 @@ def _shorten(record: R, level: int) -> R:
     if record.state.is_ended and level > 2:
         changes |= {"started_at": "", "ended_at": ""}
     return replace(record, **changes)
+
+
+def _cut(text: str) -> str:
+    return text.encode("utf-8", "replace")[:SHORT_BYTES_MAX].decode("utf-8", "ignore")

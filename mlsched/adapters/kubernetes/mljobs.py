@@ -212,7 +212,9 @@ class MLJobs:
             jobs = known.jobs
         elif one is not None and one.status is not None:
             try:
-                made = jobs_from(one.identity, load_spec(one.spec), one.status, 0)
+                spec = load_spec(one.spec)
+                check_size(spec)
+                made = jobs_from(one.identity, spec, one.status, 0)
             except SpecError:
                 return [one.status.state]
             jobs = {job.id: job for job in made}
