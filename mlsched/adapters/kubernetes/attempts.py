@@ -187,14 +187,13 @@ def _container_failure(status: ContainerStatus) -> Outcome:
     end = status.state.terminated or Terminated()
     found = _RANK.fullmatch(status.name)
     rank = int(found[1]) if found else -1
-    message = _short(end.message)
+    message = _short(_RUNTIME.sub("", end.message))
     if end.reason == "OOMKilled":
         text = f"rank {rank} used more memory than it may"
         return Outcome(EndCause.OUT_OF_MEMORY, 137, 9, rank, text)
     if end.reason in ("StartError", "ContainerCannotRun"):
         code = 127 if "not found" in message else 126
-        text = _short(_RUNTIME.sub("", end.message, 1))
-        return Outcome(_start_cause(message), code, 0, rank, text)
+        return Outcome(_start_cause(message), code, 0, rank, message)
     if end.reason == "ContainerStatusUnknown":
         text = "its node cannot tell how it ended"
         return Outcome(EndCause.NODE_LOST, None, 0, rank, text)
