@@ -26,8 +26,6 @@ pytestmark = [
 Until = Callable[..., Any]
 GPUS = 3
 CLAIMS = "/apis/resource.k8s.io/v1/namespaces/{}/resourceclaims"
-HEARD_S = 3
-"""In which the controller has surely heard what a test has read."""
 
 START_S_MAX = 15.0
 """A pod that the kubelet has to look at a second time takes 86 s."""

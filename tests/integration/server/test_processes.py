@@ -6,29 +6,44 @@ import subprocess
 import sys
 
 STUCK = """
-import asyncio, sys, time
+import asyncio, faulthandler, sys, threading
 from mlsched.adapters.kubernetes.configs import Access
 from mlsched.adapters.kubernetes.kubeconfigs import Static
 from mlsched.server import processes
 from mlsched.server.clusters import ClusterSettings
+
+class Watch:
+    armed, turned = 0, asyncio.Event()
+
+    def dump_traceback_later(self, seconds, *, exit):
+        faulthandler.dump_traceback_later(seconds, exit=exit)
+        self.armed += 1
+        if self.armed == 3:
+            self.turned.set()
+
+    def cancel_dump_traceback_later(self):
+        faulthandler.cancel_dump_traceback_later()
+        self.armed = 0
 
 class Stuck:
     def __init__(self, *_):
         pass
 
     async def run(self, stop):
-        await asyncio.sleep(2 * processes.STUCK_S_MAX)
+        await watch.turned.wait()
         print("a loop that turns goes on", flush=True)
         {end}
 
 def hang():
-    time.sleep(60)
+    threading.Event().wait()
 
+watch = Watch()
 processes.STUCK_S_MAX = 4.0
+processes.faulthandler = watch
 processes.ClusterController = Stuck
 access = Access("https://127.0.0.1:9", Static("https://127.0.0.1:9"), "team", "prod")
 code = processes.serve_cluster(access, ClusterSettings(), sys.stderr)
-time.sleep(2 * processes.STUCK_S_MAX)
+print("is watched" if watch.armed else "is watched no more")
 sys.exit(code)
 """
 
@@ -49,4 +64,5 @@ def test_a_loop_that_hangs_ends_the_process_and_tells_where() -> None:
 def test_a_controller_that_has_ended_is_watched_no_more() -> None:
     found = run("return")
     assert (found.returncode, "ends: it was asked to" in found.stderr) == (0, True), found.stderr
+    assert found.stdout == "a loop that turns goes on\nis watched no more\n"
     assert "most recent call" not in found.stderr
