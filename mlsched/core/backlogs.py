@@ -9,6 +9,7 @@ from bisect import bisect_left, bisect_right
 from collections.abc import Iterable, Iterator, Mapping
 
 from mlsched.core.policies import Policy
+from mlsched.errors import InvariantError
 from mlsched.model.jobs import Job, needs_of, queue_keys
 from mlsched.model.resources import GroupNeed, need_of
 
@@ -36,10 +37,12 @@ class Lane:
         self.jobs: dict[str, Job] = {}
 
     def add(self, key: tuple[int, ...], job: Job) -> None:
-        """Put a job where its key says."""
-        at = bisect_left(self.keys, key)
-        self.keys.insert(at, key)
-        self.ids.insert(at, job.id)
+        """Put a job where its key says.
+
+        Raises:
+            InvariantError: another job has this key.
+        """
+        _insert(self.keys, self.ids, key, job.id)
         self.jobs[job.id] = job
 
     def remove(self, key: tuple[int, ...]) -> None:
@@ -113,12 +116,13 @@ class Placed(Mapping[str, Job]):
         return len(self._jobs)
 
     def put(self, job: Job) -> None:
-        """Add a job, or replace its record by a newer one."""
+        """Add a job, or replace its record by a newer one.
+
+        Raises:
+            InvariantError: another job has its key.
+        """
         if job.id not in self._jobs:
-            key = self._policy.key(job)
-            at = bisect_left(self._keys, key)
-            self._keys.insert(at, key)
-            self._ids.insert(at, job.id)
+            _insert(self._keys, self._ids, self._policy.key(job), job.id)
         self._jobs[job.id] = job
 
     def discard(self, job_id: str) -> None:
@@ -131,3 +135,12 @@ class Placed(Mapping[str, Job]):
     def behind(self, key: tuple[int, ...]) -> list[str]:
         """Ids of the jobs behind a key."""
         return self._ids[bisect_right(self._keys, key) :]
+
+
+def _insert(keys: list[tuple[int, ...]], ids: list[str], key: tuple[int, ...], job_id: str) -> None:
+    """Keep both lists in the order of the keys, which find a job again only if no two share one."""
+    at = bisect_left(keys, key)
+    if at < len(keys) and keys[at] == key:
+        raise InvariantError("one place in the order a job", f"{ids[at]} and {job_id} share {key}")
+    keys.insert(at, key)
+    ids.insert(at, job_id)

@@ -25,7 +25,7 @@ from mlsched.model.events import (
     NodeObserved,
     QueueObserved,
 )
-from mlsched.model.jobs import EndCause, Job, JobState, Outcome, needs_of
+from mlsched.model.jobs import ArrayMembership, EndCause, Job, JobState, Outcome, needs_of
 from mlsched.model.resources import GroupNeed
 from mlsched.runtime.controller import Controller
 from mlsched.testing.builders import job, node
@@ -116,6 +116,18 @@ class ControllerMachine(RuleBasedStateMachine):
         made = replace(job(f"j{seq}", seq), needs=needs)
         self.store[made.id] = made
         self.send(JobSubmitted(made))
+
+    @rule(gpus=st.integers(0, 2), size=st.integers(2, 4), at_once=st.integers(0, 2))
+    def submit_array(self, gpus: int, size: int, at_once: int) -> None:
+        """Elements share one place in the order of acceptance, and follow their index."""
+        seq = len(self.store) + 1
+        for index in range(size):
+            made = replace(
+                job(f"j{seq}.{index}", seq, gpus),
+                array=ArrayMembership(f"j{seq}", f"j{seq}", index, size, at_once),
+            )
+            self.store[made.id] = made
+        self.send(*(JobSubmitted(self.store[f"j{seq}.{index}"]) for index in range(size)))
 
     @rule(data=st.data())
     def withdraw(self, data: st.DataObject) -> None:

@@ -344,3 +344,20 @@ def test_a_job_that_waits_for_a_dependency_is_held_too_while_its_queue_is_paused
     assert world.controller.reasons["second"].code is ReasonCode.HELD
     world.send(QueueObserved("default", paused=False))
     assert world.state("second") is JobState.STARTING
+
+
+def test_elements_of_one_object_start_in_the_order_of_their_index_in_one_cycle() -> None:
+    """On a cluster they share one place in the order of acceptance."""
+    world = World(gpus=3)
+    elements = [
+        replace(job(f"a.{index}", 7, gpus=1), array=ArrayMembership("a", "a", index, 4))
+        for index in range(4)
+    ]
+    step = world.send(*(JobRestored(one) for one in elements))
+    launched = [one.job.id for one in step.commands if isinstance(one, LaunchAttempt)]
+    assert launched == ["a.0", "a.1", "a.2"]
+    world.send(CancelRequested("a.3"))
+    assert [world.state(f"a.{index}") for index in range(4)] == [
+        *[JobState.STARTING] * 3,
+        JobState.CANCELLED,
+    ]
