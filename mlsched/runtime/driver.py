@@ -57,6 +57,7 @@ class Driver:
     ) -> None:
         self.controller = controller
         self.broken = asyncio.Event()
+        """Set once nothing is decided, or recorded, any more."""
         self._store = store
         self._actuator = actuator
         self._clock = clock or SystemClock()
@@ -90,14 +91,19 @@ class Driver:
         """Fold events now and queue what follows from them; call from the loop's thread.
 
         Raises:
-            InvariantError: a bug of ours. `broken` is set, and nothing more is decided: who drives
-                must end, and the next process starts from what is durable.
+            Exception: a bug of ours, as a rule an InvariantError. The events are lost and the state
+                is none, so `broken` is set: who drives must end, and the next process starts from
+                what is durable.
         """
+        if self.broken.is_set():
+            return
         try:
             step = self.controller.step(events, self._clock.now())
         except InvariantError as error:
-            self.broken.set()
-            self._on_problem(f"a law is broken, stopping: {error.message}")
+            self.fail(f"a law is broken: {error.message}")
+            raise
+        except Exception as error:
+            self.fail(f"nothing can be decided any more: {error!r}")
             raise
         for command in step.commands:
             if isinstance(command, SaveJob):
@@ -107,6 +113,11 @@ class Driver:
         if step.commands:
             self._work.set()
         self._wake_at(step.wake_at_ms)
+
+    def fail(self, why: str) -> None:
+        """Give up driving: what happened meanwhile is lost to this process."""
+        self.broken.set()
+        self._on_problem(f"stopping: {why}")
 
     def unsaved(self, job_id: str) -> Job | None:
         """The version of a job that is decided but not durable yet."""
@@ -144,8 +155,7 @@ class Driver:
         try:
             await self._empty_outbox()
         except Exception as error:
-            self.broken.set()
-            self._on_problem(f"nothing can be recorded any more, stopping: {error!r}")
+            self.fail(f"nothing can be recorded any more: {error!r}")
             raise
 
     async def _empty_outbox(self) -> None:

@@ -202,7 +202,8 @@ class ClusterController:
             self._begin_task(reflector.run())
         syncing = asyncio.gather(*(reflector.synced.wait() for reflector in reflectors))
         stopping = asyncio.get_running_loop().create_task(stop.wait())
-        await asyncio.wait((syncing, stopping), return_when=asyncio.FIRST_COMPLETED)
+        awaited: list[asyncio.Future[Any]] = [syncing, stopping, *self._tasks]
+        await asyncio.wait(awaited, return_when=asyncio.FIRST_COMPLETED)
         stopping.cancel()
         if not syncing.done():
             syncing.cancel()
@@ -297,6 +298,14 @@ class ClusterController:
     def _flush(self) -> None:
         """One step with everything that happened since the last one."""
         self._is_due = False
+        try:
+            self._fold()
+        except Exception as error:
+            if not self.driver.broken.is_set():
+                self.driver.fail(f"what happened cannot be told: {error!r}")
+            raise
+
+    def _fold(self) -> None:
         told, self._events = self._events, []
         is_held = self._holding_after(told)
         nodes = [self._node_event(name, is_held) for name in self._dirty_nodes]

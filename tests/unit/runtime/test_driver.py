@@ -162,6 +162,29 @@ def test_a_broken_law_stops_the_driver_and_is_told() -> None:
     asyncio.run(scenario())
 
 
+def test_any_error_of_a_step_stops_the_driver_and_nothing_is_decided_after_it() -> None:
+    """Half of the events may be folded, and the rest is lost."""
+
+    async def scenario() -> None:
+        log, told = Log(), []
+        driver = Driver(Controller(), log, log, clock=Still(), on_problem=told.append)
+        driver.start()
+        driver.post(NodeObserved(node("a", 2)))
+        driver.controller.policy.key = broken_key  # type: ignore[method-assign]
+        with pytest.raises(KeyError):
+            driver.post(JobSubmitted(job("j", 1)))
+        assert driver.broken.is_set()
+        assert told == ["stopping: nothing can be decided any more: KeyError('j')"]
+        driver.post(JobSubmitted(job("k", 2)))
+        assert "k" not in driver.controller.jobs
+        await driver.close()
+
+    def broken_key(one: Job) -> tuple[int, ...]:
+        raise KeyError(one.id)
+
+    asyncio.run(scenario())
+
+
 def test_a_launch_that_may_have_started_is_looked_for_and_never_repeated_blindly() -> None:
     async def scenario() -> None:
         log = Log()

@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
 import ssl
+from typing import NoReturn
 
+import pytest
+
+from mlsched.adapters.kubernetes.apis import ApiError
 from mlsched.adapters.kubernetes.configs import Access
 from mlsched.model.events import AttemptEnded, JobRestored
 from mlsched.model.jobs import EndCause, GroupPlacement, Job, JobState, Outcome
@@ -69,3 +74,46 @@ def test_a_slot_of_a_job_that_is_restored_in_the_same_step_is_held() -> None:
     told = JobRestored(placed("n/a", SLOT), {})
     assert not controller._holding_after([])(SLOT)
     assert controller._holding_after([told])(SLOT)
+
+
+def test_what_cannot_be_told_ends_the_controller(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Else it would hold its lease for ever, and everything that happened would be lost to it."""
+
+    async def scenario() -> None:
+        controller = make_controller()
+        monkeypatch.setattr(controller.gangs, "flush", fail)
+        with pytest.raises(RuntimeError, match="a bug"):
+            controller._flush()
+        assert controller.driver.broken.is_set()
+
+    asyncio.run(scenario())
+
+
+def test_a_copy_that_ends_before_it_is_complete_ends_the_controller(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    async def scenario() -> None:
+        controller = make_controller()
+        monkeypatch.setattr(controller.lease, "acquire", at_once)
+        monkeypatch.setattr(controller.lease, "hold", asyncio.Event().wait)
+        monkeypatch.setattr(controller.api, "get", serve_nothing)
+        monkeypatch.setattr(controller.pods, "list_all", fail)
+        async with asyncio.timeout(5):
+            with pytest.raises(RuntimeError, match="a bug"):
+                await controller.run(asyncio.Event())
+
+    asyncio.run(scenario())
+
+
+def fail() -> NoReturn:
+    raise RuntimeError("a bug")
+
+
+async def at_once() -> int:
+    return 1
+
+
+async def serve_nothing(path: str, params: object = None) -> bytes:
+    if params == {"limit": 1}:
+        raise ApiError(404, "NotFound", "not served")
+    return await asyncio.Event().wait() and b""
