@@ -155,7 +155,6 @@ class Lease:
         try:
             if found is None:
                 await self._create()
-                self.epoch = 0
             elif found.spec.holder_identity == self._identity:
                 epoch = max(self.epoch, found.spec.lease_transitions)
                 await self._write(found, self._identity, epoch)
@@ -193,10 +192,14 @@ class Lease:
             if error.code == 404:
                 return None
             raise
-        return _decode_lease(body)
+        try:
+            return _decode_lease(body)
+        except msgspec.DecodeError as error:
+            raise NoAnswerError(f"expected a lease, found {body[:100]!r}: {error}") from error
 
     async def _create(self) -> None:
-        await self._api.create(self._path, self._body("", self._identity, 0))
+        """Also in place of one that was deleted while we held it: the epoch goes on."""
+        await self._api.create(self._path, self._body("", self._identity, self.epoch))
 
     async def _write(self, found: LeaseObject, holder: str, transitions: int) -> None:
         body = self._body(found.metadata.resource_version, holder, transitions)

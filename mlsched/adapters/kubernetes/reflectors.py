@@ -136,7 +136,7 @@ class Reflector(Generic[T]):
         collecting = gc.isenabled()
         gc.disable()  # most of the cost of a large list would be the collector's
         try:
-            found = decode_raw_list(body)
+            found = _decode_list(body)
             self._replace(found)
         finally:
             if collecting:
@@ -249,6 +249,13 @@ class Reflector(Generic[T]):
             self.spoilt[key] = str(error)
             self._on_problem(f"{self._path}: {key} is left alone: {error}")
             return None
+
+
+def _decode_list(body: bytes) -> RawList:
+    try:
+        return decode_raw_list(body)
+    except msgspec.DecodeError as error:
+        raise NoAnswerError(f"expected a list, found {body[:100]!r}: {error}") from error
 
 
 def _decode_event(line: bytes) -> WatchEvent:

@@ -87,6 +87,9 @@ def test_an_epoch_never_falls_though_the_lease_was_deleted() -> None:
         assert lease.epoch == 8
         assert await lease._try()
         assert server.transitions == 8
+        server.lease = None
+        assert await lease._try()
+        assert (lease.epoch, server.transitions) == (8, 8)
         await lease.release()
         assert await lease_of(server, "b").acquire() == 9
 

@@ -6,9 +6,11 @@ import json
 from typing import Any
 
 import msgspec
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from mlsched.adapters.kubernetes.apis import NoAnswerError
 from mlsched.adapters.kubernetes.objects import Metadata, RawList
 from mlsched.adapters.kubernetes.reflectors import Reflector
 
@@ -100,6 +102,18 @@ def test_a_list_that_began_before_our_write_does_not_take_it_for_absent() -> Non
     assert "a" in seen.reflector.objects
     seen.list(10)
     assert "a" not in seen.reflector.objects
+
+
+def test_a_body_that_is_no_list_changes_nothing_and_is_asked_for_again() -> None:
+    class Proxy:
+        async def get(self, path: str, params: object) -> bytes:
+            return b"<html>Welcome</html>"
+
+    seen = run(_story())
+    seen.reflector._api = Proxy()  # type: ignore[assignment] - answers as a proxy's page would
+    with pytest.raises(NoAnswerError, match="expected a list"):
+        run(seen.reflector.list_all())
+    assert "a" in seen.reflector.objects
 
 
 def test_what_vanished_while_nobody_watched_is_told() -> None:
