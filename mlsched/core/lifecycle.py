@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from enum import StrEnum
+from itertools import takewhile
 
 from msgspec.structs import replace
 
@@ -193,6 +194,12 @@ def is_requeued(job: Job, outcome: Outcome) -> bool:
     """
     lost = sum(a.outcome is not None and a.outcome.cause in _LOST for a in job.attempts)
     return job.spec.requeue and outcome.cause in _LOST and lost < REQUEUES_MAX
+
+
+def count_revoked(job: Job) -> int:
+    """How many launches were taken back since something of the job ran."""
+    causes = (a.outcome.cause if a.outcome else None for a in reversed(job.attempts))
+    return len(list(takewhile(lambda cause: cause is EndCause.REVOKED, causes)))
 
 
 def _reason_of(outcome: Outcome) -> Reason:

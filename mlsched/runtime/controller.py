@@ -22,6 +22,7 @@ from mlsched.core.lifecycle import (
     advance,
     cannot_be_killed,
     close_attempt,
+    count_revoked,
     end,
     place,
     start,
@@ -52,14 +53,14 @@ from mlsched.runtime.pending import Pending
 
 
 class RetrySettings(Struct, frozen=True):
-    """Wait before a try: doubles with each retry that was used, up to a bound."""
+    """Wait before a try: doubles with each one that was in vain, up to a bound."""
 
     delay_ms: int = 1_000
     delay_ms_max: int = 300_000
 
-    def delay_after(self, retries_used: int) -> int:
-        """Milliseconds to wait after that many retries."""
-        return min(self.delay_ms_max, self.delay_ms << min(retries_used, 20))
+    def delay_after(self, tries: int) -> int:
+        """Milliseconds to wait after that many more than the first."""
+        return min(self.delay_ms_max, self.delay_ms << min(tries, 20))
 
 
 class Controller:
@@ -250,8 +251,8 @@ class Controller:
             self._finish(replace(job, exit_code=event.outcome.exit_code), move, reason, now)
 
     def _again(self, job: Job, move: Move, reason: Reason, now: Instant) -> None:
-        tries = job.retries_used - 1 if move is Move.RETRY else 0
-        until_ms = now.mono_ms + self.retry.delay_after(max(0, tries))
+        tries = job.retries_used if move is Move.RETRY else count_revoked(job)
+        until_ms = now.mono_ms + self.retry.delay_after(max(0, tries - 1))
         self._pending.backoffs.set(job.id, until_ms)
         self._release(job.id)
         self._pending.look_at(job.id)

@@ -361,3 +361,23 @@ def test_elements_of_one_object_start_in_the_order_of_their_index_in_one_cycle()
         *[JobState.STARTING] * 3,
         JobState.CANCELLED,
     ]
+
+
+def test_each_launch_that_is_taken_back_waits_longer_until_something_runs() -> None:
+    world = World()
+    world.send(JobSubmitted(job("j", 1, gpus=1, retries=1)))
+    waits = [_wait_after(world, Outcome(EndCause.REVOKED)) for _ in range(4)]
+    assert waits == [1_000, 2_000, 4_000, 8_000]
+    assert _wait_after(world, BROKEN) == 1_000
+    assert _wait_after(world, Outcome(EndCause.REVOKED)) == 1_000
+
+
+def _wait_after(world: World, outcome: Outcome) -> int:
+    """How long the job waits for its next try, which is made."""
+    wake_at_ms = world.end("j", outcome).wake_at_ms
+    assert wake_at_ms is not None
+    wait_ms = wake_at_ms - world.now_ms
+    world.now_ms = wake_at_ms
+    world.send()
+    assert world.state("j") is JobState.STARTING
+    return wait_ms
