@@ -78,26 +78,32 @@ def parse_time_ms(text: str | None) -> int | None:
 def read_pod(pod: Pod, *, is_gone: bool = False) -> Reading:
     """What a pod says of its part of an attempt.
 
+    Containers that others put beside the ranks, as meshes do, keep it from having ended while they
+    run, but what it ended with is told by the ranks.
+
     Args:
         is_gone: The object does not exist any more; ``pod`` is its last state.
     """
     statuses = [s for s in pod.status.container_statuses if _RANK.fullmatch(s.name)]
-    expected = len(pod.spec.containers)
+    ranks = sum(_RANK.fullmatch(one.name) is not None for one in pod.spec.containers)
     ends = [s.state.terminated for s in statuses if s.state.terminated is not None]
-    all_ended = bool(ends) and len(ends) >= expected
+    runs_alone = ranks == len(pod.spec.containers)
+    is_done = pod.is_over or is_gone
+    all_ended = bool(ends) and len(ends) >= ranks and (runs_alone or is_done)
     starts = [at for s in statuses if (at := _started_at(s)) is not None]
     ended_at = max((parse_time_ms(end.finished_at) or 0 for end in ends), default=0)
-    started_at = max(starts) if starts and len(starts) >= expected else None
-    is_over = pod.is_over or is_gone or all_ended
+    started_at = max(starts) if starts and len(starts) >= ranks else None
     failure = _failure(pod, statuses, is_gone=is_gone, all_ended=all_ended)
-    is_success = failure is None and all_ended and all(end.exit_code == 0 for end in ends)
+    is_success = failure is None and (
+        pod.status.phase == "Succeeded" or (all_ended and all(end.exit_code == 0 for end in ends))
+    )
     first = min(starts, default=ended_at)
     return Reading(
         started_at_ms=started_at,
         failure=_dated(failure, ended_at, ended_at - first) if failure else None,
         is_success=is_success,
-        is_over=is_over,
-        trouble=None if is_over else _trouble(pod),
+        is_over=is_done or all_ended,
+        trouble=None if is_done or all_ended else _trouble(pod),
         ended_at_ms=ended_at,
         run_ms=max(0, ended_at - first) if ends else 0,
     )

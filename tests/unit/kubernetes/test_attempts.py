@@ -127,6 +127,35 @@ def test_a_task_that_fails_fails_its_pod_while_the_others_run() -> None:
     assert not reading.is_over
 
 
+BESIDE = {"containers": [{"name": "rank-0"}, {"name": "proxy"}]}
+"""A mesh put a container of its own into the pod."""
+
+
+def test_a_pod_with_a_container_of_others_has_started_when_its_ranks_have() -> None:
+    assert read_pod(own_pod(spec=BESIDE, status=running())).started_at_ms is not None
+
+
+@pytest.mark.parametrize(("code", "phase"), [(0, "Succeeded"), (0, "Failed"), (5, "Failed")])
+def test_the_ranks_tell_how_a_pod_with_a_container_of_others_has_ended(
+    code: int, phase: str
+) -> None:
+    reading = read_pod(own_pod(spec=BESIDE, status=ended(code) | {"phase": phase}))
+    assert reading.is_over
+    assert reading.is_success == (code == 0)
+    assert (reading.failure.exit_code if reading.failure else 0) == code
+
+
+def test_a_pod_has_not_ended_while_a_container_of_others_runs() -> None:
+    reading = read_pod(own_pod(spec=BESIDE, status=ended(0) | {"phase": "Running"}))
+    assert not reading.is_over
+    assert not reading.is_success
+
+
+def test_a_pod_that_succeeded_has_also_where_it_does_not_tell_of_its_containers() -> None:
+    reading = read_pod(own_pod(status={"phase": "Succeeded"}))
+    assert (reading.is_success, reading.is_over) == (True, True)
+
+
 def test_a_gang_has_started_when_all_pods_have() -> None:
     first = read_pod(own_pod(0, status=running(0)))
     second = read_pod(own_pod(1, status=running(1)))
