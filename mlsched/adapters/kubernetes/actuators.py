@@ -17,7 +17,7 @@ from msgspec.structs import replace
 from mlsched.adapters.kubernetes.apis import Api, ApiError, NoAnswerError
 from mlsched.adapters.kubernetes.claims import Claims, find_unbound, with_claim
 from mlsched.adapters.kubernetes.objects import Pod, decode_pod
-from mlsched.adapters.kubernetes.persistence import insist
+from mlsched.adapters.kubernetes.persistence import REFUSED_S, insist
 from mlsched.adapters.kubernetes.pods import (
     GROUP_LABEL,
     Owner,
@@ -319,15 +319,22 @@ class PodActuator:
                 self._timers.setdefault(key, []).append(timer)
 
     async def _delete_one(self, pod: Pod, grace_s: int) -> None:
+        """Delete a pod; what refuses that, a missing right or a policy, may change its mind."""
         path = f"/api/v1/namespaces/{pod.metadata.namespace}/pods/{pod.metadata.name}"
-        uid = pod.metadata.uid
-        try:
-            await insist(lambda: self._api.delete(path, uid, grace_s), self._on_problem)
-        except ApiError as error:
-            if error.code in (404, 409):
-                self._pods.note_gone(pod.metadata.key, uid, 0)
-            else:
-                self._on_problem(f"cannot delete {pod.metadata.key}: {error}")
+        key, uid = pod.metadata.key, pod.metadata.uid
+        while True:
+            try:
+                await insist(lambda: self._api.delete(path, uid, grace_s), self._on_problem)
+                return
+            except ApiError as error:
+                if error.code in (404, 409):
+                    self._pods.note_gone(key, uid, 0)
+                    return
+                self._on_problem(f"cannot delete {key}: {error}")
+            await asyncio.sleep(REFUSED_S)
+            left = self._pods.objects.get(key)
+            if left is None or left.metadata.uid != uid or left.is_over:
+                return
 
     def _tell_stuck(self, track: Track, pod: Pod) -> None:
         if not track.has_ended:
@@ -344,7 +351,14 @@ class PodActuator:
 
 
 def _refusal(error: ApiError) -> Outcome:
-    """What a refused create makes of the attempt: quotas pass, all else does not."""
+    """What a refused create makes of the attempt: quotas and missing rights pass, all else not.
+
+    Source: the messages of Kubernetes' quota admission, and of its authorization filter.
+    """
     if error.code == 403 and "exceeded quota" in error.message:
         return Outcome(EndCause.REVOKED, message=f"the namespace has no room: {error.message}")
+    if error.code == 403 and "cannot create resource" in error.message:
+        return Outcome(
+            EndCause.REVOKED, message=f"mlsched has no right to start it: {error.message}"
+        )
     return Outcome(EndCause.CANNOT_START, message=f"the API server refused it: {error.message}")

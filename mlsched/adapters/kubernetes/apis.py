@@ -92,14 +92,14 @@ class Api:
         """Whether a list exists, and we may read it.
 
         Raises:
-            NoAnswerError: nothing came back.
+            NoAnswerError: nothing came back that tells.
         """
         try:
             await self.get(path, {"limit": 1})
         except ApiError as error:
-            if error.is_temporary:
-                raise NoAnswerError(f"GET {path}: {error}") from error
-            return False
+            if error.code in (403, 404):
+                return False
+            raise NoAnswerError(f"GET {path}: {error}") from error
         return True
 
     async def create(self, path: str, body: bytes) -> bytes:

@@ -16,7 +16,7 @@ import msgspec
 from mlsched.adapters.kubernetes.apis import Api, ApiError
 from mlsched.adapters.kubernetes.leases import LeaseLostError
 from mlsched.adapters.kubernetes.objects import Metadata, MLJob, Pod, decode_job, job_path
-from mlsched.adapters.kubernetes.persistence import insist
+from mlsched.adapters.kubernetes.persistence import REFUSED_S, insist
 from mlsched.adapters.kubernetes.pods import (
     ATTEMPT_LABEL,
     INDEX_LABEL,
@@ -40,9 +40,6 @@ from mlsched.specs.records import (
 )
 from mlsched.specs.sizes import check_size
 from mlsched.specs.statuses import JobRecord
-
-REFUSED_S = 5.0
-"""Before a status is written again that was refused: by missing rights, or an admission policy."""
 
 
 class _Known:

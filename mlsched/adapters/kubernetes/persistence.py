@@ -12,6 +12,12 @@ from mlsched.adapters.kubernetes.apis import ApiError, NoAnswerError
 DELAY_S_MIN, DELAY_S_MAX = 0.05, 5.0
 """Between two tries; doubles, with jitter. A Retry-After is honoured."""
 
+REFUSED_S = 5.0
+"""Before a write is tried again that was refused: by missing rights, or an admission policy."""
+
+HTTP_UNAUTHORIZED = 401
+"""Our own credentials are not taken, or not any more: no fault of what is asked for."""
+
 R = TypeVar("R")
 
 
@@ -29,7 +35,7 @@ async def insist(
         try:
             return await act()
         except ApiError as error:
-            if not error.is_temporary:
+            if not (error.is_temporary or error.code == HTTP_UNAUTHORIZED):
                 raise
             after_s = error.retry_after_s or 0.0
             on_problem(str(error))

@@ -9,7 +9,9 @@ from typing import Any
 import msgspec
 import pytest
 
+from mlsched.adapters.kubernetes import actuators
 from mlsched.adapters.kubernetes.actuators import PodActuator
+from mlsched.adapters.kubernetes.apis import ApiError
 from mlsched.adapters.kubernetes.objects import Pod
 from mlsched.adapters.kubernetes.reflectors import Reflector
 from mlsched.model.events import AttemptEnded, Event
@@ -88,3 +90,58 @@ def test_a_pod_does_not_start_again_while_the_others_are_being_deleted() -> None
 def test_a_running_job_whose_pod_is_gone_has_lost_it(group: int) -> None:
     left = Takeover(own_pod(group, status=running(group)), state=JobState.RUNNING)
     assert left.pods == []
+
+
+FORBIDDEN = ApiError(403, "Forbidden", 'pods is forbidden: User "x" cannot create resource "pods"')
+QUOTA = ApiError(403, "Forbidden", 'pods "a" is forbidden: exceeded quota: q')
+POLICY = ApiError(403, "Forbidden", 'pods "a" is forbidden: violates PodSecurity "restricted"')
+
+
+@pytest.mark.parametrize(
+    ("error", "cause"),
+    [
+        (FORBIDDEN, EndCause.REVOKED),
+        (QUOTA, EndCause.REVOKED),
+        (POLICY, EndCause.CANNOT_START),
+        (ApiError(422, "Invalid", "bad"), EndCause.CANNOT_START),
+    ],
+)
+def test_what_the_job_cannot_help_puts_it_off_and_what_it_asks_for_in_vain_ends_it(
+    error: ApiError, cause: EndCause, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def refuse(self: Server, path: str, body: bytes) -> bytes:
+        raise error
+
+    monkeypatch.setattr(Server, "create", refuse)
+    assert Takeover().causes == [cause]
+
+
+def test_a_delete_that_was_refused_is_tried_again_while_the_pod_lives(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    async def scenario() -> list[str]:
+        told: list[str] = []
+        refusals = [FORBIDDEN, FORBIDDEN]
+
+        class Strict(Server):
+            async def delete(self, path: str, uid: str, grace_s: int | None = None) -> bytes:
+                if refusals:
+                    raise refusals.pop()
+                return await super().delete(path, uid, grace_s)
+
+        api: Any = Strict()
+        pod = own_pod(status=running())
+        reflector: Reflector[Pod] = Reflector(api, "/api/v1/pods", Pod)
+        reflector.put(msgspec.json.encode(pod))
+        actuator = PodActuator(
+            api, reflector, lambda _: OWNER, lambda _: None, on_problem=told.append
+        )
+        actuator.track(placed_job())
+        await actuator.stop("team/train", 1, 0)
+        await asyncio.gather(*actuator._tasks)
+        await actuator.close()
+        assert len(told) == 2
+        return list(api.deleted)
+
+    monkeypatch.setattr(actuators, "REFUSED_S", 0)
+    assert asyncio.run(scenario()) == [own_pod().metadata.uid]
