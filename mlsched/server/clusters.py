@@ -41,12 +41,12 @@ from mlsched.adapters.kubernetes.objects import (
 )
 from mlsched.adapters.kubernetes.orphans import Orphans
 from mlsched.adapters.kubernetes.persistence import insist
+from mlsched.adapters.kubernetes.recorders import Recorder
 from mlsched.adapters.kubernetes.reflectors import SILENCE_S_MAX, Reflector
 from mlsched.adapters.kubernetes.slices import DRIVERS
 from mlsched.adapters.kubernetes.usages import Usages
 from mlsched.errors import MlschedError
 from mlsched.model.events import (
-    AttemptEnded,
     Event,
     JobRestored,
     NodeLost,
@@ -58,6 +58,7 @@ from mlsched.model.specs import API_VERSION
 from mlsched.runtime.controller import Controller, RetrySettings
 from mlsched.runtime.driver import Driver
 from mlsched.server.hardware import Hardware
+from mlsched.server.inboxes import Inbox
 
 BATCH_MAX = 128
 """Statuses written at once before the pods that they allow are made."""
@@ -109,36 +110,36 @@ class ClusterController:
         self.lease = _make_lease(self._lease_api, settings)
         self.api = Api(access, self.lease.check, settings.answer_s_max)
         self.started = asyncio.Event()
-        self._events: list[Event] = []
-        self._is_due = False
-        self._dirty_nodes: dict[str, None] = {}
         self._tasks: list[asyncio.Task[Any]] = []
         self._adoptions: set[asyncio.Task[None]] = set()
         self._make_parts()
 
     def _make_parts(self) -> None:
         problem = self._on_problem
+        self.controller = Controller(retry=self._settings.retry, checks=True)
+        self.inbox = Inbox(self.controller, self._node_event, self._flush_gangs)
         self.notices = Notices(self.api)
-        self.mljobs = MLJobs(
+        self.recorder = Recorder(
             self.api,
-            self._emit_of_job,
             epoch=lambda: self.lease.epoch,
             now_ms=_now_ms,
             on_saved=self.notices.tell,
+            on_lost=self.lease.give_up,
             on_problem=problem,
         )
+        self.mljobs = MLJobs(self.api, self.recorder, self._emit_of_job, _now_ms, problem)
         self.nodes = Reflector(self.api, "/api/v1/nodes", NodeObject, on_problem=problem)
         self.pods = Reflector(self.api, "/api/v1/pods", Pod, on_problem=problem)
         self.queues = Reflector(
             self.api, f"/apis/{API_VERSION}/mlqueues", QueueObject, on_problem=problem
         )
         self.pod_groups = Reflector(self.api, POD_GROUPS, PodGroup, on_problem=problem)
-        self.hardware = Hardware(self.api, self._touch, self._settings.drivers, problem)
+        self.hardware = Hardware(self.api, self.inbox.touch, self._settings.drivers, problem)
         self.actuator = PodActuator(
             self.api,
             self.pods,
             self.mljobs.owner_of,
-            self._emit,
+            self.inbox.emit,
             image=self._settings.image,
             claims=self.hardware.make_claims(self._settings.device_classes),
             on_problem=problem,
@@ -148,17 +149,17 @@ class ClusterController:
         )
         self.gangs = Gangs(self.mljobs.next_seq, self.notices.refuse)
         self.binder = Binder(
-            self.api, self.gangs, self._emit, self._recount, self.notices.tell_bound, problem
+            self.api, self.gangs, self.inbox.emit, self._recount, self.notices.tell_bound, problem
         )
         self.usages = Usages(lambda pod: self.actuator.owns(pod) or self.gangs.owns(pod))
-        self.controller = Controller(retry=self._settings.retry, checks=True)
         self.driver = Driver(
             self.controller,
-            self.mljobs,
+            self.recorder,
             _Router(self.actuator, self.binder),
             batch_max=BATCH_MAX,
             on_problem=problem,
         )
+        self.inbox.driver = self.driver
 
     async def run(self, stop: asyncio.Event) -> None:
         """Wait for the lease, then schedule until told to stop.
@@ -192,7 +193,7 @@ class ClusterController:
         self._on_problem(f"holds the lease, epoch {self.lease.epoch}")
         self._begin_task(self.lease.hold())
         reflectors: list[Reflector[Any]] = [
-            self.nodes, self.pods, self.queues, self.mljobs.reflector
+            self.nodes, self.pods, self.queues, self.recorder.reflector
         ]  # fmt: skip
         if await insist(lambda: self.api.serves(POD_GROUPS), self._on_problem):
             reflectors.append(self.pod_groups)
@@ -232,7 +233,7 @@ class ClusterController:
     def _follow(self) -> None:
         self.queues.handle = self._observe_queue
         self.pod_groups.handle = self.gangs_changed
-        self.mljobs.reflector.handle = self.mljobs.observe
+        self.recorder.reflector.handle = self.mljobs.observe
         self.pods.handle = self._observe_pod
         self.nodes.handle = self._observe_node
 
@@ -241,8 +242,8 @@ class ClusterController:
         breaking = self._begin_task(self.driver.broken.wait())
         losing = self._begin_task(self.lease.lost.wait())
         done, _ = await asyncio.wait(self._tasks, return_when=asyncio.FIRST_COMPLETED)
-        if self.mljobs.lost is not None:
-            raise self.mljobs.lost
+        if self.recorder.lost is not None:
+            raise self.recorder.lost
         for task in done - {stopping, breaking, losing}:
             task.result()
         if losing in done:
@@ -261,7 +262,7 @@ class ClusterController:
         await self.actuator.close()
         self.hardware.close()
         await self.orphans.close()
-        await self.mljobs.close()
+        await self.recorder.close()
         await self.notices.close()
         if clean:
             await self.lease.release()
@@ -274,8 +275,8 @@ class ClusterController:
         return task
 
     def _emit_of_job(self, event: Event) -> None:
-        """As `_emit`; pods of a job that is placed already are ours from now on."""
-        self._emit(event)
+        """As `Inbox.emit`; pods of a job that is placed already are ours from now on."""
+        self.inbox.emit(event)
         if isinstance(event, JobRestored) and event.job.state.is_placed:
             self.actuator.track(event.job)
             task = asyncio.get_running_loop().create_task(self._adopt(event.job))
@@ -286,44 +287,16 @@ class ClusterController:
         await self.started.wait()
         await self.actuator.adopt(job)
 
-    def _emit(self, event: Event) -> None:
-        self._events.append(event)
-        self._soon()
-
-    def _soon(self) -> None:
-        if not self._is_due:
-            self._is_due = True
-            asyncio.get_running_loop().call_soon(self._flush)
-
-    def _flush(self) -> None:
-        """One step with everything that happened since the last one."""
-        self._is_due = False
-        try:
-            self._fold()
-        except Exception as error:
-            if not self.driver.broken.is_set():
-                self.driver.fail(f"what happened cannot be told: {error!r}")
-            raise
-
-    def _fold(self) -> None:
-        told, self._events = self._events, []
-        is_held = self._holding_after(told)
-        nodes = [self._node_event(name, is_held) for name in self._dirty_nodes]
-        self._dirty_nodes = {}
-        events = [*(one for one in nodes if one is not None), *told, *self.gangs.flush()]
-        if events:
-            self.driver.post(*events)
-
     def _observe_queue(self, before: QueueObject | None, after: QueueObject | None) -> None:
         one = after or before
         if one is not None:
             paused = after is not None and after.spec.paused
-            self._emit(QueueObserved(one.metadata.name, paused, one.metadata.namespace))
+            self.inbox.emit(QueueObserved(one.metadata.name, paused, one.metadata.namespace))
 
     def gangs_changed(self, before: PodGroup | None, after: PodGroup | None) -> None:
         """A core PodGroup changed."""
         self.gangs.observe_group(before, after)
-        self._soon()
+        self.inbox.open_soon()
 
     def _observe_pod(self, before: Pod | None, after: Pod | None) -> None:
         self.actuator.observe(before, after)
@@ -334,7 +307,7 @@ class ClusterController:
         if after is not None:
             self.orphans.observe(after)
         self._count(before, after)
-        self._soon()
+        self.inbox.open_soon()
 
     def _recount(self, keys: list[str]) -> None:
         """Pods whose owner has changed count otherwise than before."""
@@ -346,49 +319,32 @@ class ClusterController:
     def _count(self, before: Pod | None, after: Pod | None) -> None:
         node = self.usages.observe(before, after)
         if node:
-            self._touch(node)
-
-    def _touch(self, node: str) -> None:
-        self._dirty_nodes[node] = None
-        self._soon()
+            self.inbox.touch(node)
 
     def _observe_node(self, before: NodeObject | None, after: NodeObject | None) -> None:
         one = after or before
         if one is None:
             return
-        self._dirty_nodes[one.metadata.name] = None
+        self.inbox.touch(one.metadata.name)
         if after is None:
             self.actuator.lose_node(one.metadata.name, f"node {one.metadata.name} was removed")
         elif is_out_of_service(after):
             text = f"node {one.metadata.name} was declared out of service"
             self.actuator.lose_node(one.metadata.name, text)
-        self._soon()
+        self.inbox.open_soon()
 
-    def _holding_after(self, told: list[Event]) -> Callable[[str], bool]:
-        """Whether a slot is held once these events, which are folded with the nodes, are."""
-        ending = {(e.job_id, e.attempt) for e in told if isinstance(e, AttemptEnded)}
-        restored = [e.job for e in told if isinstance(e, JobRestored)]
-        taken = {slot for job in restored for group in job.placements for slot in group.devices}
-        controller = self.controller
+    def _flush_gangs(self) -> list[Event]:
+        return self.gangs.flush()
 
-        def is_held(slot: str) -> bool:
-            holder = controller.ledger.holder_of(slot)
-            if holder is None:
-                return slot in taken
-            job = controller.jobs.get(holder)
-            return job is None or (job.id, job.attempt) not in ending
-
-        return is_held
-
-    def _node_event(self, name: str, is_held: Callable[[str], bool]) -> Event | None:
+    def _node_event(self, name: str, is_held: Callable[[str], bool]) -> Event:
         node = self.nodes.objects.get(name)
         if node is None:
             return NodeLost(name)
         try:
             gpus = self.hardware.of(name)
             built = build_node(node, self.usages.of(name), is_held, self._settings.layers, gpus)
-        except ValueError as error:
-            self._on_problem(f"node {name} is left alone: {error}")
+        except Exception as error:  # noqa: BLE001 - one odd node must not stop a cluster
+            self._on_problem(f"node {name} is left alone: {error!r}")
             return NodeLost(name)
         return NodeObserved(built)
 

@@ -8,18 +8,16 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable, Coroutine, Iterable
-from typing import Any
+from collections.abc import Callable, Coroutine, Iterable
 
-import msgspec
 from msgspec.structs import replace
 
-from mlsched.adapters.kubernetes.apis import Api, ApiError, NoAnswerError
+from mlsched.adapters.kubernetes.apis import Api, ApiError
 from mlsched.adapters.kubernetes.claims import Claims, find_unbound, with_claim
-from mlsched.adapters.kubernetes.objects import Pod, decode_pod
+from mlsched.adapters.kubernetes.creations import Creator
+from mlsched.adapters.kubernetes.objects import Pod
 from mlsched.adapters.kubernetes.persistence import REFUSED_S, insist
 from mlsched.adapters.kubernetes.pods import (
-    GROUP_LABEL,
     Owner,
     build_pod,
     build_service,
@@ -71,6 +69,7 @@ class PodActuator:
         self._emit = emit
         self._image = image
         self._claims = claims
+        self._creator = Creator(api, pods, on_problem)
         self._on_problem = on_problem
         self._tracks: dict[Key, Track] = {}
         self._keys: dict[tuple[str, int], Key] = {}
@@ -237,70 +236,9 @@ class PodActuator:
             track.rule(Outcome(EndCause.CANNOT_START, message=text))
             return
         if is_gang(job):
-            await self._create_one(track, "services", build_service(job, owner))
+            await self._creator.create(track, "services", build_service(job, owner))
         if track.verdict is None:
-            await asyncio.gather(*(self._create_one(track, "pods", body) for body in bodies))
-
-    async def _create_one(self, track: Track, plural: str, body: dict[str, Any]) -> None:
-        """Create an object; whatever the API server decides for good is the attempt's verdict."""
-        path = f"/api/v1/namespaces/{track.owner.namespace}/{plural}"
-        try:
-            found = await insist(self._creation(track, path, body), self._on_problem)
-        except ApiError as error:
-            if error.reason == "AlreadyExists":
-                await self._check_ours(track, path, body)
-            else:
-                track.rule(_refusal(error))
-            return
-        if plural == "pods":
-            self._pods.put(found)
-
-    def _creation(
-        self, track: Track, path: str, body: dict[str, Any]
-    ) -> Callable[[], Awaitable[bytes]]:
-        """A create that may be tried again until it is known what became of it.
-
-        A try without an answer may have been carried out: a pod that was seen since, and is gone
-        perhaps, is not made a second time, and neither is one of an attempt that must end.
-        """
-        encoded = msgspec.json.encode(body)
-        group = body["metadata"]["labels"].get(GROUP_LABEL, "")
-        tries = 0
-
-        async def create() -> bytes:
-            nonlocal tries
-            tries += 1
-            is_seen = group.isdecimal() and int(group) not in track.missing
-            if tries > 1 and (is_seen or track.verdict is not None):
-                raise ApiError(409, "AlreadyExists", "an earlier try may have made it")
-            try:
-                return await self._api.create(path, encoded)
-            except ApiError as error:
-                if error.code == 409 and error.reason != "AlreadyExists":
-                    raise NoAnswerError(f"POST {path}: {error}") from error
-                raise
-
-        return create
-
-    async def _check_ours(self, track: Track, path: str, body: dict[str, Any]) -> None:
-        """An object of this name that belongs to this MLJob is what we wanted, whoever made it."""
-        kind, name = body["kind"].lower(), body["metadata"]["name"]
-        try:
-            found = await insist(lambda: self._api.get(f"{path}/{name}"), self._on_problem)
-        except ApiError:
-            text = f"{kind} {name} was deleted, and not by mlsched"
-            track.rule(Outcome(EndCause.DELETED, message=text))
-            return
-        one = decode_pod(found)
-        if track.owner.uid not in [owner.uid for owner in one.metadata.owner_references]:
-            text = f"a {kind} named {name} exists that is not of this job"
-            track.rule(Outcome(EndCause.CANNOT_START, message=text))
-        elif kind == "pod":
-            self._pods.put(found)
-            wanted = track.job.placements[int(body["metadata"]["labels"][GROUP_LABEL])].node
-            if one.spec.node_name not in ("", wanted):
-                text = f"pod {name} was placed on {one.spec.node_name} by another controller"
-                track.rule(Outcome(EndCause.REVOKED, message=text))
+            await asyncio.gather(*(self._creator.create(track, "pods", body) for body in bodies))
 
     def _delete_if_ruled(self, track: Track) -> None:
         """Delete what still runs of an attempt whose end is decided."""
@@ -348,17 +286,3 @@ class PodActuator:
         task = asyncio.get_running_loop().create_task(work)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
-
-
-def _refusal(error: ApiError) -> Outcome:
-    """What a refused create makes of the attempt: quotas and missing rights pass, all else not.
-
-    Source: the messages of Kubernetes' quota admission, and of its authorization filter.
-    """
-    if error.code == 403 and "exceeded quota" in error.message:
-        return Outcome(EndCause.REVOKED, message=f"the namespace has no room: {error.message}")
-    if error.code == 403 and "cannot create resource" in error.message:
-        return Outcome(
-            EndCause.REVOKED, message=f"mlsched has no right to start it: {error.message}"
-        )
-    return Outcome(EndCause.CANNOT_START, message=f"the API server refused it: {error.message}")

@@ -94,6 +94,11 @@ class Lease:
         """
         self.epoch = max(self.epoch, epoch + 1)
 
+    def give_up(self) -> None:
+        """Write nothing any more: a newer controller was found."""
+        self._held_until_s = 0.0
+        self.lost.set()
+
     def check(self) -> None:
         """Raise unless the lease is held by our own clock; call before each write.
 

@@ -1,22 +1,14 @@
-"""MLJob objects as the durable record of jobs: read by a watch, written by status alone.
-
-The JobStore of a cluster. What is written carries the resource version that was read last, so that
-nobody's write is lost, and the epoch of the lease, so that an older controller finds out that it is
-one. A job that only waits is never written.
-"""
+"""What changes of MLJob objects mean to the controller: jobs to run, to cancel, to forget."""
 
 from __future__ import annotations
 
-import asyncio
-from collections.abc import Callable, Coroutine, Iterable
-from functools import partial
+from collections.abc import Callable
 
 import msgspec
 
 from mlsched.adapters.kubernetes.apis import Api, ApiError
-from mlsched.adapters.kubernetes.leases import LeaseLostError
-from mlsched.adapters.kubernetes.objects import Metadata, MLJob, Pod, decode_job, job_path
-from mlsched.adapters.kubernetes.persistence import REFUSED_S, insist
+from mlsched.adapters.kubernetes.objects import MLJob, Pod, decode_job, job_path
+from mlsched.adapters.kubernetes.persistence import insist
 from mlsched.adapters.kubernetes.pods import (
     ATTEMPT_LABEL,
     INDEX_LABEL,
@@ -25,67 +17,48 @@ from mlsched.adapters.kubernetes.pods import (
     Owner,
     passed_on,
 )
-from mlsched.adapters.kubernetes.reflectors import Reflector
+from mlsched.adapters.kubernetes.recorders import KnownJobs, Recorder, object_key
 from mlsched.errors import SpecError
 from mlsched.model.events import CancelRequested, Event, JobRestored, JobWithdrawn
 from mlsched.model.jobs import Job, JobState
 from mlsched.model.reasons import Reason, ReasonCode
-from mlsched.model.specs import API_VERSION, KIND, JobSpec
+from mlsched.model.specs import JobSpec
 from mlsched.specs.documents import load_spec
 from mlsched.specs.records import (
     CANCEL_ANNOTATION,
     jobs_from,
-    status_from,
     worst_of,
 )
 from mlsched.specs.sizes import check_size
 from mlsched.specs.statuses import JobRecord
 
 
-class _Known:
-    """One object whose jobs the controller was told of."""
-
-    def __init__(self, owner: Owner, jobs: Iterable[Job]) -> None:
-        self.owner = owner
-        self.jobs = {job.id: job for job in jobs}
-        self.cancelled = False
-        self.withdrawn = False
-        self.unwritten = False
-        """Its status could not be written: nothing may start that stands in no record."""
-
-
 class MLJobs:
-    """Events from MLJob objects, and their statuses.
+    """Events from MLJob objects.
 
     Args:
+        recorder: Keeps the copy of all objects.
         emit: Takes the events.
-        epoch: Of the lease, now.
         now_ms: The wall clock.
-        on_saved: Told of each job whose new record is durable, with its object.
+        on_problem: Takes one line for the log.
     """
 
     def __init__(
         self,
         api: Api,
+        recorder: Recorder,
         emit: Callable[[Event], None],
-        *,
-        epoch: Callable[[], int] = lambda: 0,
         now_ms: Callable[[], int],
-        on_saved: Callable[[Job, Metadata], None] = lambda job, metadata: None,
         on_problem: Callable[[str], None] = lambda line: None,
     ) -> None:
-        self.reflector = Reflector(api, job_path(""), MLJob, on_problem=on_problem)
-        self.lost: LeaseLostError | None = None
-        """Set when another controller was found to be newer."""
         self._api = api
+        self._recorder = recorder
+        self._objects = recorder.reflector.objects
+        self._known = recorder.known
         self._emit = emit
-        self._epoch = epoch
         self._now_ms = now_ms
-        self._on_saved = on_saved
         self._on_problem = on_problem
-        self._known: dict[str, _Known] = {}
         self._seq = 0
-        self._tasks: set[asyncio.Task[None]] = set()
 
     def next_seq(self) -> int:
         """The next place in the order of acceptance."""
@@ -99,18 +72,18 @@ class MLJobs:
         its creation.
         """
         return sorted(
-            self.reflector.objects.values(),
+            self._objects.values(),
             key=lambda one: (one.metadata.creation_timestamp, one.metadata.version),
         )
 
     def newest_epoch(self) -> int:
         """The highest epoch that any record was written in; -1 without records."""
-        statuses = (one.status for one in self.reflector.objects.values())
+        statuses = (one.status for one in self._objects.values())
         return max((status.epoch for status in statuses if status is not None), default=-1)
 
     def owner_of(self, job_id: str) -> Owner | None:
         """The object of a job; None when it is gone, or its status could not be written."""
-        known = self._known.get(_object_key(job_id))
+        known = self._known.get(object_key(job_id))
         return None if known is None or known.withdrawn or known.unwritten else known.owner
 
     async def wants(self, pod: Pod) -> bool:
@@ -149,23 +122,7 @@ class MLJobs:
             self._accept(key, after)
         self._check_cancel(key, after)
 
-    async def save(self, jobs: Iterable[Job]) -> None:
-        """Write the statuses of the objects of these jobs."""
-        changed: dict[str, list[Job]] = {}
-        for job in jobs:
-            known = self._known.get(_object_key(job.id))
-            if known is not None and job.id in known.jobs:
-                known.jobs[job.id] = job
-                changed.setdefault(_object_key(job.id), []).append(job)
-        await asyncio.gather(*(self._write(key, some) for key, some in changed.items()))
-
-    async def close(self) -> None:
-        """Stop what is under way."""
-        for task in list(self._tasks):
-            task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
-
-    def _withdraw(self, key: str, known: _Known) -> None:
+    def _withdraw(self, key: str, known: KnownJobs) -> None:
         if not known.withdrawn:
             known.withdrawn = True
             self._known.pop(key, None)
@@ -182,7 +139,7 @@ class MLJobs:
             self._refuse(key, one, owner, error)
             return
         jobs = jobs_from(one.identity, spec, one.status, self.next_seq())
-        self._known[key] = _Known(owner, jobs)
+        self._known[key] = KnownJobs(owner, jobs)
         ended = [job.state for job in jobs if job.state.is_ended]
         for job in jobs:
             if not job.state.is_ended:
@@ -202,9 +159,9 @@ class MLJobs:
 
     def _states_of(self, job_id: str) -> list[JobState]:
         """States of a job, or of all elements of an array, wherever it is in the order."""
-        key = _object_key(job_id)
+        key = object_key(job_id)
         known = self._known.get(key)
-        one = self.reflector.objects.get(key)
+        one = self._objects.get(key)
         if known is not None:
             jobs = known.jobs
         elif one is not None and one.status is not None:
@@ -228,9 +185,9 @@ class MLJobs:
         job = msgspec.structs.replace(
             base, state=JobState.FAILED, reason=reason, ended_at_ms=now_ms
         )
-        self._known[key] = _Known(owner, [job])
+        self._known[key] = KnownJobs(owner, [job])
         if one.status is None or not one.status.state.is_ended:
-            self._begin(self._write(key, [job]))
+            self._recorder.write_later(key, [job])
 
     def _check_cancel(self, key: str, one: MLJob) -> None:
         known = self._known.get(key)
@@ -242,90 +199,3 @@ class MLJobs:
         for job in known.jobs.values():
             if not job.state.is_ended:
                 self._emit(CancelRequested(job.id, grace_s))
-
-    async def _write(self, key: str, changed: list[Job]) -> None:
-        known = self._known.get(key)
-        if known is None:
-            return
-        path = f"{job_path(known.owner.namespace, known.owner.name)}/status"
-        while (one := self._current(key, known)) is not None:
-            body = self._body(one, known)
-            try:
-                found = await insist(partial(self._api.replace, path, body), self._on_problem)
-                self.reflector.put(found)
-                break
-            except ApiError as error:
-                if error.code != 409:
-                    self._on_problem(f"the status of {key} cannot be written: {error}")
-                    self._begin(self._write_later(key, known))
-                    return
-            if not await self._catch_up(key):
-                return
-        known.unwritten = False
-        for job in changed:
-            if one is not None:
-                self._on_saved(job, one.metadata)
-
-    async def _write_later(self, key: str, known: _Known) -> None:
-        """Write all that is known of an object, once whatever refused it has had some time."""
-        if known.unwritten:
-            return
-        known.unwritten = True
-        await asyncio.sleep(REFUSED_S)
-        known.unwritten = False
-        if self._known.get(key) is known:
-            await self._write(key, list(known.jobs.values()))
-
-    def _begin(self, work: Coroutine[None, None, None]) -> None:
-        task = asyncio.get_running_loop().create_task(work)
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
-
-    def _current(self, key: str, known: _Known) -> MLJob | None:
-        one = self.reflector.objects.get(key)
-        return one if one is not None and one.metadata.uid == known.owner.uid else None
-
-    async def _catch_up(self, key: str) -> bool:
-        """Read an object that changed under us; False when it is gone.
-
-        Raises:
-            LeaseLostError: a newer controller has written to it.
-        """
-        namespace, _, name = key.partition("/")
-        try:
-            found = await insist(lambda: self._api.get(job_path(namespace, name)), self._on_problem)
-        except ApiError:
-            return False
-        one = self.reflector.put(found)
-        if one.status is not None and one.status.epoch > self._epoch():
-            self.lost = LeaseLostError(f"{key} was written by a newer controller.")
-            raise self.lost
-        return True
-
-    def _body(self, one: MLJob, known: _Known) -> bytes:
-        status = status_from(
-            list(known.jobs.values()),
-            one.status,
-            generation=one.metadata.generation,
-            epoch=self._epoch(),
-            now_ms=self._now_ms(),
-        )
-        metadata = one.metadata
-        return msgspec.json.encode(
-            {
-                "apiVersion": API_VERSION,
-                "kind": KIND,
-                "metadata": {
-                    "name": metadata.name,
-                    "namespace": metadata.namespace,
-                    "uid": metadata.uid,
-                    "resourceVersion": metadata.resource_version,
-                },
-                "status": status,
-            }
-        )
-
-
-def _object_key(job_id: str) -> str:
-    """``NAMESPACE/NAME`` of the object of a job, of which an element's id goes on ``.INDEX``."""
-    return job_id.partition(".")[0]

@@ -9,6 +9,7 @@ import msgspec
 
 from mlsched.adapters.kubernetes.mljobs import MLJobs
 from mlsched.adapters.kubernetes.objects import MLJob
+from mlsched.adapters.kubernetes.recorders import Recorder
 from mlsched.model.events import CancelRequested, Event, JobRestored, JobWithdrawn
 from mlsched.model.jobs import JobState
 
@@ -30,9 +31,11 @@ class Seen:
 
     def __init__(self, *objects: MLJob) -> None:
         self.events: list[Event] = []
-        self.mljobs = MLJobs(None, self.events.append, now_ms=lambda: 0)  # type: ignore[arg-type]
+        nobody: Any = None
+        recorder = Recorder(nobody, now_ms=lambda: 0)
+        self.mljobs = MLJobs(nobody, recorder, self.events.append, lambda: 0)
         for one in objects:
-            self.mljobs.reflector.objects[one.metadata.key] = one
+            recorder.reflector.objects[one.metadata.key] = one
         for one in self.mljobs.in_order():
             self.mljobs.observe(None, one)
 
