@@ -72,6 +72,7 @@ def broken(
         *overlaps(history),
         *starts_without_record(history),
         *illegal_steps(history),
+        *disorder(history),
         *lost_jobs(history, expected),
         *disagreements(history),
         *leaks(history),
@@ -151,6 +152,15 @@ def _is_legal(before: Record, after: Record) -> bool:
             before.state == "PENDING" and before.attempt and after.state in ("STARTING", "RUNNING")
         )
     return after.attempt == before.attempt + 1
+
+
+def disorder(history: History) -> Iterator[str]:
+    """Elements of one array are placed in the order of their indices."""
+    for job in history.jobs.values():
+        firsts = [(int(i), records[0].revision) for i, records in job.records.items() if i]
+        for (index, at), (other, later) in itertools.pairwise(sorted(firsts)):
+            if at > later:
+                yield f"out of order: {job.name}[{other}] was placed before {job.name}[{index}]"
 
 
 def lost_jobs(history: History, expected: Mapping[str, Expected]) -> Iterator[str]:

@@ -100,7 +100,10 @@ class Recorder:
             else:
                 writes[key] = self._begin(self._write(key, self.known[key], some))
         if writes:
-            await asyncio.wait(writes.values(), timeout=LATE_S)
+            done, _ = await asyncio.wait(writes.values(), timeout=LATE_S)
+            for error in [write.exception() for write in done]:
+                if error is not None:
+                    raise error
         for key, write in writes.items():
             self._conclude(key, write, changed[key])
 

@@ -68,7 +68,8 @@ def run_once(rig: Rig, seed: int) -> list[str]:
         controller.send(signal.SIGCONT)
         controller.stop()
         rig.clean(work.namespace)
-    return [f"seed {seed}: {line}" for line in found]
+    told = [f"the controller's log ended so:\n{controller.tail()}"] if found else []
+    return [f"seed {seed}: {line}" for line in found + told]
 
 
 @pytest.mark.parametrize("part", range(PARTS))

@@ -151,6 +151,20 @@ def test_a_node_with_more_than_it_has_is_found() -> None:
     assert kinds(story.job("SUCCEEDED", 1).breaches()) == {"overfull"}
 
 
+def test_elements_that_were_placed_in_another_order_are_found() -> None:
+    def placed(*indices: int) -> Story:
+        elements = [{"index": i, "state": "STARTING", "attempt": 1} for i in indices]
+        return Story().job("STARTING", spec={"array": "0-1"}, elements=elements)
+
+    def then_both(story: Story) -> list[str]:
+        elements = [{"index": i, "state": "STARTING", "attempt": 1} for i in (0, 1)]
+        story.job("STARTING", spec={"array": "0-1"}, elements=elements)
+        return [line for line in story.breaches() if "order" in line]
+
+    assert then_both(placed(0)) == []
+    assert then_both(placed(1)) == ["out of order: j[1] was placed before j[0]"]
+
+
 def test_only_a_late_pod_that_is_deleted_at_once_is_forgiven() -> None:
     late = good().pod("late", deleting=False).pod("late", deleting=True).gone("pod", "j-1-0")
     assert set(late.history.pods) == {"p", "late"}
