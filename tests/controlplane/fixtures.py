@@ -46,7 +46,10 @@ def real_nodes() -> Iterator[Nodes]:
 
 @pytest.fixture
 def new_namespace() -> Iterator[Callable[[ControlPlane], str]]:
-    """Make a namespace of the test's own on a plane; it is deleted after the test."""
+    """Make a namespace of the test's own on a plane; it is deleted after the test.
+
+    Its pods go at once: what they hold of the nodes is what the next test may need.
+    """
     made: list[tuple[ControlPlane, str]] = []
 
     def make(where: ControlPlane) -> str:
@@ -56,6 +59,7 @@ def new_namespace() -> Iterator[Callable[[ControlPlane], str]]:
 
     yield make
     for where, name in made:
+        where.api("DELETE", f"/api/v1/namespaces/{name}/pods?gracePeriodSeconds=1")
         where.api("DELETE", f"/api/v1/namespaces/{name}")
 
 
