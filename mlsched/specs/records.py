@@ -38,8 +38,6 @@ from mlsched.specs.statuses import (
 
 USER_ANNOTATION = "mlsched.io/user"
 KEY_ANNOTATION = "mlsched.io/idempotency-key"
-CANCEL_ANNOTATION = "mlsched.io/cancel"
-"""Its value is the grace in seconds, or empty for that of the spec."""
 
 
 class Identity(Struct, frozen=True):

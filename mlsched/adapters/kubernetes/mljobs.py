@@ -25,12 +25,15 @@ from mlsched.model.reasons import Reason, ReasonCode
 from mlsched.model.specs import JobSpec
 from mlsched.specs.documents import load_spec
 from mlsched.specs.records import (
-    CANCEL_ANNOTATION,
     jobs_from,
     worst_of,
 )
 from mlsched.specs.sizes import check_size
 from mlsched.specs.statuses import JobRecord
+from mlsched.specs.wishes import read_cancellation
+
+NEVER = -1
+"""In place of a grace: nothing was asked yet."""
 
 
 class MLJobs:
@@ -190,12 +193,13 @@ class MLJobs:
             self._recorder.write_later(key, [job])
 
     def _check_cancel(self, key: str, one: MLJob) -> None:
-        known = self._known.get(key)
-        wish = one.metadata.annotations.get(CANCEL_ANNOTATION)
-        if known is None or wish is None or known.cancelled:
+        known, wish = self._known.get(key), read_cancellation(one.metadata.annotations)
+        if known is None or wish is None:
             return
-        known.cancelled = True
-        grace_s = int(wish) if wish.isdecimal() and len(wish) < 6 else None
         for job in known.jobs.values():
-            if not job.state.is_ended:
-                self._emit(CancelRequested(job.id, grace_s))
+            asked = wish.of(job.array.index if job.array else None)
+            if asked is None or job.state.is_ended:
+                continue
+            if known.cancelled.get(job.id, NEVER) != asked.grace_s:
+                known.cancelled[job.id] = asked.grace_s
+                self._emit(CancelRequested(job.id, asked.grace_s))

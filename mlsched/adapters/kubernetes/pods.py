@@ -24,8 +24,9 @@ from mlsched.errors import SpecError
 from mlsched.model.jobs import GroupPlacement, Job
 from mlsched.model.resources import need_of
 from mlsched.model.specs import API_VERSION, KIND
-from mlsched.specs.records import CANCEL_ANNOTATION, KEY_ANNOTATION, USER_ANNOTATION
+from mlsched.specs.records import KEY_ANNOTATION, USER_ANNOTATION
 from mlsched.specs.sources import FILE_ANNOTATION
+from mlsched.specs.wishes import CANCEL_ANNOTATION, CANCEL_ELEMENTS_ANNOTATION
 
 MANAGED_BY = "mlsched"
 JOB_LABEL = "mlsched.io/job"
@@ -36,7 +37,12 @@ INDEX_LABEL = "mlsched.io/index"
 MANAGED_LABEL = "app.kubernetes.io/managed-by"
 SCRIPT_ANNOTATION = "mlsched.io/script"
 
-NOT_PASSED_ON = frozenset({USER_ANNOTATION, KEY_ANNOTATION, CANCEL_ANNOTATION, FILE_ANNOTATION})
+NOT_PASSED_ON = frozenset(
+    {
+        *(USER_ANNOTATION, KEY_ANNOTATION, FILE_ANNOTATION),
+        *(CANCEL_ANNOTATION, CANCEL_ELEMENTS_ANNOTATION),
+    }
+)
 
 MASTER_PORT = 29500
 """Each pod has an address of its own, so that one port does. Source: torchrun's default."""

@@ -37,7 +37,8 @@ class KnownJobs:
     def __init__(self, owner: Owner, jobs: Iterable[Job]) -> None:
         self.owner = owner
         self.jobs = {job.id: job for job in jobs}
-        self.cancelled = False
+        self.cancelled: dict[str, int | None] = {}
+        """Grace that was told of jobs that were asked to end, by id."""
         self.withdrawn = False
         self.unwritten = False
         """Its status could not be written: nothing may start that stands in no record."""

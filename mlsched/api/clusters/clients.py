@@ -14,6 +14,7 @@ from mlsched.adapters.kubernetes.configs import Access
 from mlsched.adapters.kubernetes.connections import Connections
 from mlsched.adapters.kubernetes.errors import ApiError, NoAnswerError
 from mlsched.adapters.kubernetes.objects import job_path
+from mlsched.api.clusters.cancellations import cancel_elements, cancel_whole
 from mlsched.api.clusters.checks import read_server
 from mlsched.api.clusters.explanations import explain_job, next_command, preview_job, reasons_of
 from mlsched.api.clusters.leases import RecentView, read_controller
@@ -43,16 +44,11 @@ from mlsched.server.views import placement_view, reason_view, representative, us
 from mlsched.specs.documents import to_document
 from mlsched.specs.edits import edit_document
 from mlsched.specs.names import derive_base
-from mlsched.specs.records import CANCEL_ANNOTATION, KEY_ANNOTATION
+from mlsched.specs.records import KEY_ANNOTATION
 from mlsched.specs.sources import FILE_ANNOTATION
 
 TRIES_MAX = 4
 """Of a create whose answer was lost, or whose name by chance was taken."""
-
-
-NOT_IN_PART = (
-    "some of its jobs are in other states, and in a cluster an array is cancelled as a whole"
-)
 
 
 class Found(msgspec.Struct, frozen=True):
@@ -292,31 +288,26 @@ class ClusterClient:
         }
 
     def _cancel(self, args: Args) -> JsonObject:
-        """Write the wish into each MLJob; the controller carries it out."""
+        """Ask jobs to end; those that have ended stay as they are."""
         grace_s = args.get("grace_s")
         if grace_s is not None and (not isinstance(grace_s, int) or not 0 <= grace_s <= 86_400):
             raise SpecError("grace: expected seconds between 0 and 86400.")
         states = _states(args.get("states") or ())
-        found = {text: self._get(str(text)) for text in args.get("jobs", [])}
-        for text, one in found.items():
-            if not one.whole:
-                raise SpecError(
-                    f"{text} is one job of an array, which in a cluster is cancelled as a whole.",
-                    f"mlsched -c {self.context} cancel {one.record.object.metadata.name}",
-                )
-        wish = {CANCEL_ANNOTATION: "" if grace_s is None else str(grace_s)}
-        patch = msgspec.json.encode({"metadata": {"annotations": wish}})
-        shown, warnings = [], self._recent.warnings()
-        for one in found.values():
-            metadata = one.record.object.metadata
-            left = {job.state for job in one.jobs if not job.state.is_ended}
-            if states and left & states and left - states:
-                warnings.append(f"{metadata.name} was left alone: {NOT_IN_PART}")
-                continue
-            if left and (not states or left <= states):
-                self.connections.merge(job_path(metadata.namespace, metadata.name), patch)
-            shown.append(one.record.view())
-        return {"jobs": shown, "warnings": warnings}
+        found = [self._get(str(text)) for text in args.get("jobs", [])]
+        for one in found:
+            self._ask_to_end(one, states, grace_s)
+        views = [view_found(one.jobs, whole=one.whole, reasons={}) for one in found]
+        return {"jobs": views, "warnings": self._recent.warnings()}
+
+    def _ask_to_end(self, one: Found, states: set[JobState], grace_s: int | None) -> None:
+        """Of an array only what is meant: all of it only where nothing narrows that."""
+        about = one.record.object.metadata
+        left = [job for job in one.jobs if not job.state.is_ended]
+        chosen = [job for job in left if not states or job.state in states]
+        if chosen and chosen[0].array is not None and (states or not one.whole):
+            cancel_elements(self.connections, about, chosen, grace_s)
+        elif chosen:
+            cancel_whole(self.connections, about, grace_s)
 
     def _retry(self, args: Args) -> JsonObject:
         """Submit the spec of a job again, as a new job."""

@@ -98,6 +98,17 @@ def test_elements_of_an_array_are_jobs(mlsched: Commands) -> None:
     assert row["array"]["states"] == {"FAILED": 2, "SUCCEEDED": 1}
 
 
+def test_one_element_is_cancelled_and_the_others_go_on(mlsched: Commands) -> None:
+    name = submit(mlsched, "--name", "grid", "-a", "0-2", "--", "sleep", "600")
+    mlsched.run("wait", name, "--for", "running")
+    assert mlsched.run("cancel", "grid[1]", "--grace", "0") == "grid[1] is being cancelled\n"
+    mlsched.run("wait", "grid[1]", code=103)
+    states = mlsched.json("show", "grid")["array"]["states"]
+    assert states == {"RUNNING": 2, "CANCELLED": 1}
+    mlsched.run("cancel", "--state", "RUNNING", "--yes", "--grace", "0")
+    mlsched.run("wait", "grid", code=103)
+
+
 def test_a_retried_job_has_the_output_of_each_attempt(mlsched: Commands) -> None:
     command = ("sh", "-c", "echo attempt $MLSCHED_ATTEMPT; exit 4")
     words = ("--name", "again", "--retries", "1", "--", *command)

@@ -69,13 +69,30 @@ def test_an_array_has_ended_when_all_its_elements_have() -> None:
     assert seen.restored["sweep[1]"].ended == {"team/sweep": JobState.SUCCEEDED}
 
 
-def test_a_wish_to_cancel_is_told_once() -> None:
+def test_a_wish_to_cancel_is_told_once_and_again_with_another_grace() -> None:
     seen = Seen(mljob("a"))
     wished = mljob("a", 2, metadata={"annotations": {"mlsched.io/cancel": "7"}})
     seen.mljobs.observe(None, wished)
     seen.mljobs.observe(wished, wished)
+    hurried = mljob("a", 3, metadata={"annotations": {"mlsched.io/cancel": "0"}})
+    seen.mljobs.observe(wished, hurried)
     wishes = [e for e in seen.events if isinstance(e, CancelRequested)]
-    assert wishes == [CancelRequested("team/a", 7)]
+    assert wishes == [CancelRequested("team/a", 7), CancelRequested("team/a", 0)]
+
+
+def test_wishes_for_elements_are_told_once_each() -> None:
+    def wish(version: int, text: str) -> MLJob:
+        annotations = {"mlsched.io/cancel-elements": text}
+        return mljob("grid", version, spec={"array": "0-4"}, metadata={"annotations": annotations})
+
+    first, second = wish(1, "3:30"), wish(2, "0-1,3:30,x,99")
+    seen = Seen(first)
+    seen.mljobs.observe(first, second)
+    seen.mljobs.observe(second, second)
+    wishes = [e for e in seen.events if isinstance(e, CancelRequested)]
+    assert wishes == [
+        CancelRequested(f"team/grid.{i}", s) for i, s in ((3, 30), (0, None), (1, None))
+    ]
 
 
 def test_a_deleted_object_withdraws_its_job_and_a_new_one_is_another() -> None:

@@ -51,7 +51,7 @@ def record(name: str = "train", version: int = 1, **more: Any) -> Record:
 
 class FakeConnections:
     """Objects by path. ``failures`` are raised by the next creates, before they do anything;
-    ``lost`` after it."""
+    ``lost`` after it; ``writers`` change the metadata of what is merged into, just before."""
 
     def __init__(self, access: Access) -> None:
         self.access = access
@@ -61,6 +61,7 @@ class FakeConnections:
         self.broken: set[str] = set()
         self.missing: set[str] = set()
         self.lost: list[Exception] = []
+        self.writers: list[Callable[[dict[str, Any]], object]] = []
 
     def now_s(self) -> float:
         """The clock of the API server."""
@@ -107,11 +108,17 @@ class FakeConnections:
         return body
 
     def merge(self, path: str, body: bytes) -> bytes:
-        """Merge annotations."""
+        """Merge annotations, into one version where one is named."""
         self.requests.append(("PATCH", path))
         found = msgspec.json.decode(body)
-        annotations = self.objects[path]["metadata"].setdefault("annotations", {})
-        annotations.update(found["metadata"]["annotations"])
+        metadata = self.objects[path]["metadata"]
+        if self.writers:
+            self.writers.pop()(metadata)
+        known = metadata.get("resourceVersion")
+        if found["metadata"].get("resourceVersion", known) != known:
+            raise ApiError(409, "Conflict", "somebody was faster")
+        metadata.setdefault("annotations", {}).update(found["metadata"]["annotations"])
+        metadata["resourceVersion"] = str(int(known or 0) + 1)
         return json.dumps(self.objects[path]).encode()
 
     def _check(self, path: str) -> None:

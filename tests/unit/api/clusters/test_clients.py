@@ -19,6 +19,7 @@ from mlsched.errors import (
 from tests.unit.api.clusters.conftest import JOBS, mljob
 
 NODES = "/api/v1/nodes"
+ELEMENTS = "mlsched.io/cancel-elements"
 
 
 def node(name, cpu="4"):
@@ -114,31 +115,52 @@ def test_cancelling_annotates_open_jobs_and_leaves_ended_ones(served):
     assert annotations == {"open": {"mlsched.io/cancel": "5"}, "over": {}}
 
 
-def test_an_array_is_not_cancelled_for_the_state_of_some_of_its_elements(served):
-    """As a whole is the only way here, and those that run were not meant."""
+def test_of_an_array_only_the_elements_in_the_states_that_were_named_are_cancelled(served):
     mixed = {"state": "RUNNING", "elements": [{"index": 0, "state": "RUNNING", "attempt": 1}]}
-    over = {"state": "PENDING", "elements": [{"index": 0, "state": "SUCCEEDED", "attempt": 1}]}
-    served[1].lease()
     served[1].put(mljob("mixed", spec={"array": "0-2"}, status=mixed))
-    served[1].put(mljob("left", spec={"array": "0-2"}, status=over))
-    found = served[0].call("cancel", jobs=["mixed", "left"], states=["PENDING"])
-    assert [job["name"] for job in found["jobs"]] == ["left"]
-    assert "mixed was left alone" in found["warnings"][0]
-    asked = [path for method, path in served[1].requests if method == "PATCH"]
-    assert asked == [f"{JOBS}/left"]
-    assert served[0].call("cancel", jobs=["mixed"])["warnings"] == []
+    served[0].call("cancel", jobs=["mixed"], states=["PENDING"])
+    assert _annotations(served, "mixed") == {ELEMENTS: "2,1"}
+    served[0].call("cancel", jobs=["mixed"], states=["FAILED"])
+    assert _annotations(served, "mixed") == {ELEMENTS: "2,1"}
+    served[0].call("cancel", jobs=["mixed"])
+    assert _annotations(served, "mixed") == {ELEMENTS: "2,1", "mlsched.io/cancel": ""}
+
+
+def test_one_element_is_cancelled_besides_those_that_were_before(served):
+    served[1].put(mljob("grid", spec={"array": "0-4"}, annotations={ELEMENTS: "0-1"}))
+    (shown,) = served[0].call("cancel", jobs=["grid[3]"], grace_s=9)["jobs"]
+    assert shown["name"] == "grid[3]"
+    assert _annotations(served, "grid") == {ELEMENTS: "3:9,0-1"}
+    served[0].call("cancel", jobs=["grid[3]", "grid[4]"], grace_s=0)
+    assert _annotations(served, "grid") == {ELEMENTS: "4:0,3:0,0-1"}
+
+
+def test_a_wish_that_somebody_else_wrote_at_the_same_moment_is_kept(served):
+    def write(metadata):
+        metadata |= {"resourceVersion": "2", "annotations": {ELEMENTS: "0"}}
+
+    served[1].put(mljob("grid", spec={"array": "0-4"}))
+    served[1].writers.append(write)
+    served[0].call("cancel", jobs=["grid[3]"])
+    assert _annotations(served, "grid") == {ELEMENTS: "3,0"}
+
+
+def test_an_element_that_has_ended_is_left_as_it_is(served):
+    over = {"state": "PENDING", "elements": [{"index": 0, "state": "SUCCEEDED", "attempt": 1}]}
+    served[1].put(mljob("grid", spec={"array": "0-1"}, status=over))
+    (shown,) = served[0].call("cancel", jobs=["grid[0]"])["jobs"]
+    assert shown["state"] == "SUCCEEDED"
+    assert all(method != "PATCH" for method, _ in served[1].requests)
+
+
+def _annotations(served, name):
+    return served[1].objects[f"{JOBS}/{name}"]["metadata"]["annotations"]
 
 
 def test_whoever_cancels_is_told_that_nobody_carries_it_out(served):
     served[1].put(mljob("open"))
     (warning,) = served[0].call("cancel", jobs=["open"])["warnings"]
     assert "no mlsched controller" in warning
-
-
-def test_one_element_cannot_be_cancelled_alone(served):
-    served[1].put(mljob("grid", spec={"array": "0-2"}))
-    with pytest.raises(SpecError, match="cancelled as a whole"):
-        served[0].call("cancel", jobs=["grid[1]"])
 
 
 def test_retry_takes_the_spec_with_changes_and_a_new_name(served):
