@@ -67,8 +67,13 @@ class Writer:
             while not self._queue.empty() and len(group) < GROUP_MAX:
                 group.append(self._queue.get())
             open_ = None not in group
-            _commit(connection, [item for item in group if item is not None])
+            _commit(connection, [item for item in group if item and _is_wanted(item[1])])
         connection.close()
+
+
+def _is_wanted(future: Future[Any]) -> bool:
+    """Whether somebody waits for a write; from now on it cannot be called off."""
+    return future.set_running_or_notify_cancel()
 
 
 def _commit(connection: apsw.Connection, group: list[tuple[Write, Future[Any]]]) -> None:
@@ -95,16 +100,20 @@ def _commit(connection: apsw.Connection, group: list[tuple[Write, Future[Any]]])
 
 def _one(connection: apsw.Connection, write: Write) -> tuple[Any, Exception | None]:
     connection.execute("SAVEPOINT one")
+    result: Any = None
+    failed: Exception | None = None
     try:
         result = write(connection)
-    except (MlschedError, apsw.ConstraintError) as error:
+    except apsw.ConstraintError as error:
+        failed = ConflictError(f"the same thing is there already: {error}.")
+    except apsw.Error:
+        raise
+    except Exception as error:  # noqa: BLE001 - told to whom it belongs; the thread must not end
+        failed = error
+    if failed is not None:
         connection.execute("ROLLBACK TO one")
-        connection.execute("RELEASE one")
-        if isinstance(error, apsw.ConstraintError):
-            return None, ConflictError(f"the same thing is there already: {error}.")
-        return None, error
     connection.execute("RELEASE one")
-    return result, None
+    return result, failed
 
 
 def _abandon(connection: apsw.Connection) -> None:
