@@ -48,9 +48,10 @@ def main() -> int:
 
 
 def log(line: str) -> None:
-    """One line in the service log, with the time."""
+    """One line in the service log, with the time; a full disk keeps nobody from going on."""
     stamp = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
-    print(f"{stamp} {line}", file=sys.stderr, flush=True)  # noqa: T201 - this is the log
+    with contextlib.suppress(OSError):
+        print(f"{stamp} {line}", file=sys.stderr, flush=True)  # noqa: T201 - this is the log
 
 
 def _take_lock(path: Path) -> int | None:
