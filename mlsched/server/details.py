@@ -6,6 +6,8 @@ and never trusted.
 
 from __future__ import annotations
 
+import os
+import stat
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -88,11 +90,20 @@ def read_job_file(directory: Path | None, name: str) -> Any:
     """A JSON object that a job wrote; None when there is none or it is not one."""
     if directory is None:
         return None
-    path = directory / name
     try:
-        if path.is_symlink() or path.stat().st_size > JOB_FILE_BYTES_MAX:
-            return None
-        found = msgspec.json.decode(path.read_bytes())
-    except (OSError, msgspec.DecodeError, RecursionError):
+        found = msgspec.json.decode(_read_small(directory / name))
+    except (OSError, ValueError, RecursionError):
         return None
     return found if isinstance(found, dict) else None
+
+
+def _read_small(path: Path) -> bytes:
+    """The content of a small file; empty for anything else. Never waits for a writer of a pipe."""
+    handle = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOFOLLOW | os.O_CLOEXEC)
+    try:
+        if not stat.S_ISREG(os.fstat(handle).st_mode):
+            return b""
+        content = os.read(handle, JOB_FILE_BYTES_MAX + 1)
+    finally:
+        os.close(handle)
+    return content if len(content) <= JOB_FILE_BYTES_MAX else b""
