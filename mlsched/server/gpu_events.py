@@ -47,7 +47,7 @@ class EventRecord:
     def _read(self) -> tuple[GpuEvent, ...]:
         try:
             kept = _decode_kept(self._path.read_bytes())
-        except (OSError, msgspec.MsgspecError):
+        except (OSError, ValueError):
             return ()
         return kept.events if kept.boot_id == read_boot_id() else ()
 

@@ -160,7 +160,7 @@ async def _read_request(reader: asyncio.StreamReader) -> Request | None:
         ) from error
     try:
         request = _decode_request(line)
-    except (msgspec.DecodeError, RecursionError) as error:
+    except (ValueError, RecursionError) as error:
         raise SpecError(f"the request is not what the protocol asks for: {error}.") from error
     if request.version != PROTOCOL_VERSION and request.op not in ANY_VERSION:
         raise ConfigError(

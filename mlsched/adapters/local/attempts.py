@@ -143,7 +143,7 @@ class AttemptDirectory:
             if found.get("revoked"):
                 return Claim(is_revoked=True)
             return Claim(_decode_identity(content))
-        except (msgspec.DecodeError, msgspec.ValidationError, AttributeError):
+        except (ValueError, AttributeError):
             return Claim()
 
     def read_started(self) -> Started | None:
@@ -173,5 +173,5 @@ class AttemptDirectory:
     def _decode(self, name: str, decode: Callable[[bytes], T]) -> T | None:
         try:
             return decode((self.path / name).read_bytes())
-        except (FileNotFoundError, msgspec.DecodeError):
+        except (FileNotFoundError, ValueError):
             return None

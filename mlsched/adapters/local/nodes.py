@@ -18,8 +18,6 @@ import time
 from collections.abc import Callable, Coroutine
 from pathlib import Path
 
-import msgspec
-
 from mlsched.adapters.local.attempts import AttemptDirectory, Started, decode_started
 from mlsched.adapters.local.conclusions import Stuck, conclude
 from mlsched.adapters.local.launches import build_launch, choose_port
@@ -218,7 +216,7 @@ class LocalNode:
         asyncio.get_running_loop().remove_reader(watched.status_handle)
         try:
             started = decode_started(os.read(watched.status_handle, 4096))
-        except (OSError, msgspec.DecodeError):
+        except (OSError, ValueError):
             started = None
         os.close(watched.status_handle)
         watched.status_handle = -1
