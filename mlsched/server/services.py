@@ -100,6 +100,10 @@ class Service:
         return await self._accepted_view(await self._submit(Request(args)))
 
     async def _submit(self, request: Request, run: tuple[str, str, int] | None = None) -> Accepted:
+        """What a key made before is found first: by now it could be refused."""
+        known = await self._store.by_key(request.key)
+        if known:
+            return Accepted(tuple(known), created=False)
         self._check_room()
         refuse_what_never_fits(request.spec, self._driver.controller.ledger)
         submission = await build(request, self.records.find, self._driver.now().wall_ms)

@@ -30,7 +30,7 @@ _AFTER_HEX = "g"
 
 def accept(connection: apsw.Connection, submission: Submission) -> tuple[list[Job], bool]:
     """Insert a submission, or find what an earlier one with the same key made."""
-    known = _by_key(connection, submission.idempotency_key)
+    known = by_key(connection, submission.idempotency_key)
     if known:
         return known, False
     first = submission.jobs[0]
@@ -87,7 +87,8 @@ def _row(job: Job) -> tuple[object, ...]:
     )
 
 
-def _by_key(connection: apsw.Connection, key: str) -> list[Job]:
+def by_key(connection: apsw.Connection, key: str) -> list[Job]:
+    """What a submission with this key made; nothing for the empty key."""
     if not key:
         return []
     array = connection.execute("SELECT id FROM arrays WHERE idempotency_key = ?", (key,)).fetchone()

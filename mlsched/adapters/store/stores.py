@@ -44,6 +44,10 @@ class Store:
         found, created = await self._write(lambda c: rows.accept(c, submission))
         return Accepted(tuple(found), created)
 
+    async def by_key(self, key: str) -> list[Job]:
+        """What a submission with this idempotency key made; empty when there was none."""
+        return await self._read(lambda c: rows.by_key(c, key))
+
     async def save(self, jobs: Iterable[Job]) -> None:
         """Make new versions of known jobs durable, all or none."""
         batch = list(jobs)

@@ -1,0 +1,117 @@
+"""The operations of the service on the real store, with a machine that launches nothing."""
+
+from __future__ import annotations
+
+import asyncio
+import shutil
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pytest
+
+from mlsched.adapters.store import Store
+from mlsched.config import NodeSettings, Paths, Settings
+from mlsched.errors import NeverFitsError, StoreFullError
+from mlsched.model.events import NodeObserved
+from mlsched.model.jobs import Job
+from mlsched.runtime.controller import Controller
+from mlsched.runtime.driver import Driver
+from mlsched.server.gpu_events import EventRecord
+from mlsched.server.inventories import Inventories
+from mlsched.server.services import Service
+from mlsched.testing.builders import node
+
+
+class Usage(NamedTuple):
+    """As `shutil.disk_usage` gives it."""
+
+    total: int
+    used: int
+    free: int
+
+
+class Nothing:
+    """An actuator of a machine on which no attempt ever begins or ends."""
+
+    async def launch(self, job: Job) -> None:
+        pass
+
+    async def adopt(self, job: Job) -> None:
+        pass
+
+    async def stop(self, job_id: str, attempt: int, grace_s: int) -> None:
+        pass
+
+
+class Bench:
+    """A service and what it is made of."""
+
+    def __init__(self, path: Path) -> None:
+        state = path / "state"
+        state.mkdir(exist_ok=True)
+        paths = Paths(path / "config.toml", state, path / "cache", path / "s.sock")
+        self.store = Store(paths.database)
+        self.driver = Driver(Controller(), self.store, Nothing())
+        record = EventRecord(path / "events.json")
+        inventories = Inventories(NodeSettings(), 99, record, self.driver.post)
+        self.service = Service(paths, Settings(), self.store, self.driver, inventories)
+
+    def machine(self, gpus: int) -> None:
+        """What there is from now on."""
+        self.driver.post(NodeObserved(node("here", gpus)))
+
+    async def submit(self, key: str = "", **spec: Any) -> Any:
+        """The answer to a submission."""
+        document = {
+            "apiVersion": "mlsched.io/v1alpha1",
+            "kind": "MLJob",
+            "spec": {"command": ["true"], **spec},
+        }
+        return await self.service.submit({"document": document, "idempotency_key": key})
+
+
+@pytest.fixture
+def play(tmp_path: Path) -> Callable[[Callable[[Bench], Awaitable[None]]], None]:
+    """Run a scenario against a service."""
+
+    async def run(scenario: Callable[[Bench], Awaitable[None]]) -> None:
+        bench = Bench(tmp_path)
+        bench.driver.start()
+        bench.machine(gpus=2)
+        try:
+            async with asyncio.timeout(20):
+                await scenario(bench)
+        finally:
+            await bench.driver.close()
+            await bench.store.close()
+
+    return lambda scenario: asyncio.run(run(scenario))
+
+
+def test_a_key_gives_the_same_job_also_when_it_would_be_refused_by_now(play: Any) -> None:
+    async def scenario(bench: Bench) -> None:
+        first = await bench.submit("key", gpusPerNode=2)
+        bench.machine(gpus=0)
+        with pytest.raises(NeverFitsError):
+            await bench.submit("another", gpusPerNode=2)
+        again = await bench.submit("key", gpusPerNode=2)
+        assert (first["created"], again["created"]) == (True, False)
+        assert again["jobs"][0]["id"] == first["jobs"][0]["id"]
+
+    play(scenario)
+
+
+def test_a_key_gives_the_same_job_also_when_the_disk_is_full_by_now(
+    play: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def scenario(bench: Bench) -> None:
+        first = await bench.submit("key", array="0-2")
+        monkeypatch.setattr(shutil, "disk_usage", lambda path: Usage(1 << 40, 1 << 40, 0))
+        with pytest.raises(StoreFullError):
+            await bench.submit("another", array="0-2")
+        again = await bench.submit("key", array="0-2")
+        assert again["created"] is False
+        assert again["jobs"][0]["id"] == first["jobs"][0]["id"]
+
+    play(scenario)
