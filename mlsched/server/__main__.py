@@ -12,6 +12,7 @@ import os
 import signal
 import sys
 import time
+from asyncio import FIRST_COMPLETED
 from pathlib import Path
 
 from mlsched.adapters.local import LocalNode
@@ -90,6 +91,7 @@ async def _serve(paths: Paths, settings: Settings) -> None:
     try:
         await _until_done(service, server, driver, settings.service.idle_exit_s)
     finally:
+        service.stopping.set()
         watching.cancel()
         await server.close()
         for path in (paths.socket, paths.socket_link):
@@ -129,16 +131,18 @@ async def _until_done(
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, service.stopping.set)
+    ends = [loop.create_task(one.wait()) for one in (service.stopping, driver.broken)]
     busy_at = loop.time()
-    while not driver.broken.is_set():
-        with contextlib.suppress(TimeoutError):
-            await asyncio.wait_for(service.stopping.wait(), IDLE_CHECK_S)
-            return
-        if driver.controller.jobs or server.connections:
-            busy_at = loop.time()
-        elif loop.time() - busy_at >= idle_exit_s:
-            log("idle: nothing is queued or running")
-            return
+    try:
+        while not (await asyncio.wait(ends, timeout=IDLE_CHECK_S, return_when=FIRST_COMPLETED))[0]:
+            if driver.controller.jobs or server.connections:
+                busy_at = loop.time()
+            elif loop.time() - busy_at >= idle_exit_s:
+                log("idle: nothing is queued or running")
+                return
+    finally:
+        for end in ends:
+            end.cancel()
 
 
 if __name__ == "__main__":

@@ -19,7 +19,7 @@ from mlsched.adapters.store.values import Accepted, Submission
 from mlsched.config import Paths, Settings
 from mlsched.core.explain import explain, preview
 from mlsched.errors import SpecError, StoreFullError
-from mlsched.model.events import CancelRequested, JobSubmitted
+from mlsched.model.events import CancelRequested, Event, JobSubmitted
 from mlsched.model.jobs import Job, JobState
 from mlsched.model.specs import ArraySpec
 from mlsched.runtime.driver import Driver
@@ -101,6 +101,7 @@ class Service:
 
     async def _submit(self, request: Request, run: tuple[str, str, int] | None = None) -> Accepted:
         """What a key made before is found first: by now it could be refused."""
+        self._break_off_if_ending()
         known = await self._store.by_key(request.key)
         if known:
             return Accepted(tuple(known), created=False)
@@ -124,8 +125,22 @@ class Service:
         if accepted.created:
             first = accepted.jobs[0]
             ended = await self.records.known_ends([d.job_id for d in first.after])
-            self._driver.post(*(JobSubmitted(job, ended) for job in accepted.jobs))
+            self._post(*(JobSubmitted(job, ended) for job in accepted.jobs))
         return accepted
+
+    def _post(self, *events: Event) -> None:
+        """Hand over what was asked for, unless nobody here would act on it any more."""
+        self._break_off_if_ending()
+        self._driver.post(*events)
+
+    def _break_off_if_ending(self) -> None:
+        """End the connection without an answer: the client asks again, and starts the next one.
+
+        Raises:
+            ConnectionAbortedError: this service is about to end.
+        """
+        if self.stopping.is_set() or self._driver.broken.is_set():
+            raise ConnectionAbortedError("this service ends")
 
     async def _accepted_view(self, accepted: Accepted) -> JsonObject:
         jobs = [self.records.newest(job) for job in accepted.jobs]
@@ -209,7 +224,7 @@ class Service:
         states = _states(args.get("states") or ())
         found = await self.records.get_all(texts)
         found = [job for job in found if not states or job.state in states]
-        self._driver.post(*(CancelRequested(job.id, grace_s) for job in found))
+        self._post(*(CancelRequested(job.id, grace_s) for job in found))
         views = {}
         for text in texts:
             jobs = await self.records.get(text)

@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 import pytest
 
 from mlsched.adapters.store import Store
+from mlsched.adapters.store.values import Accepted, Submission
 from mlsched.config import NodeSettings, Paths, Settings
 from mlsched.errors import NeverFitsError, StoreFullError
 from mlsched.model.events import NodeObserved
@@ -113,5 +114,51 @@ def test_a_key_gives_the_same_job_also_when_the_disk_is_full_by_now(
         again = await bench.submit("key", array="0-2")
         assert again["created"] is False
         assert again["jobs"][0]["id"] == first["jobs"][0]["id"]
+
+    play(scenario)
+
+
+def break_(bench: Bench) -> None:
+    bench.driver.fail("a test says so")
+
+
+def leave(bench: Bench) -> None:
+    bench.service.stopping.set()
+
+
+@pytest.mark.parametrize("ends", [break_, leave])
+def test_a_service_that_ends_promises_nothing_any_more(
+    play: Any, ends: Callable[[Bench], None]
+) -> None:
+    """Its client asks again: the next service has the job, by its key."""
+
+    async def scenario(bench: Bench) -> None:
+        first = await bench.submit("key")
+        ends(bench)
+        with pytest.raises(ConnectionAbortedError):
+            await bench.submit("another")
+        with pytest.raises(ConnectionAbortedError):
+            await bench.service.cancel({"jobs": [first["jobs"][0]["id"]]})
+        assert len(await bench.store.open_jobs()) == 1
+
+    play(scenario)
+
+
+@pytest.mark.parametrize("ends", [break_, leave])
+def test_what_becomes_durable_while_the_service_ends_is_left_to_the_next(
+    play: Any, ends: Callable[[Bench], None]
+) -> None:
+    async def scenario(bench: Bench) -> None:
+        accept = bench.store.accept
+
+        async def accept_and_end(submission: Submission) -> Accepted:
+            accepted = await accept(submission)
+            ends(bench)
+            return accepted
+
+        bench.store.accept = accept_and_end  # type: ignore[method-assign]
+        with pytest.raises(ConnectionAbortedError):
+            await bench.submit("key")
+        assert len(await bench.store.by_key("key")) == 1
 
     play(scenario)
