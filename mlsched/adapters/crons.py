@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from datetime import UTC, datetime
+from itertools import takewhile
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 from cronsim import CronSim, CronSimError
@@ -15,6 +16,9 @@ from mlsched.errors import SpecError
 
 TICKS_MAX = 10_000
 """Missed ticks that one call looks at; more than a year of hourly ones."""
+
+_SPAN_MS = 3_600_000
+"""How far back they are looked for at first: it is doubled until there are enough."""
 
 PRESETS = {
     "@yearly": "0 0 1 1 *",
@@ -40,14 +44,14 @@ def next_tick(cron: str, time_zone: str, after_ms: int) -> int:
 
 def due_ticks(cron: str, time_zone: str, after_ms: int, until_ms: int) -> list[int]:
     """Ticks after one instant up to and including another, oldest first, the newest 10,000."""
-    ticks: list[int] = []
-    for tick_ms in _ticks(cron, time_zone, after_ms):
-        if tick_ms > until_ms:
-            break
-        ticks.append(tick_ms)
-        if len(ticks) > TICKS_MAX:
-            ticks.pop(0)
-    return ticks
+    span_ms = _SPAN_MS
+    while True:
+        begin_ms = max(after_ms, until_ms - span_ms)
+        ticks = _ticks(cron, time_zone, begin_ms)
+        found = list(takewhile(lambda tick_ms: tick_ms <= until_ms, ticks))
+        if begin_ms == after_ms or len(found) >= TICKS_MAX:
+            return found[-TICKS_MAX:]
+        span_ms *= 2
 
 
 def _ticks(cron: str, time_zone: str, after_ms: int) -> Iterator[int]:

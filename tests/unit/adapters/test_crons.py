@@ -5,7 +5,9 @@ from __future__ import annotations
 from datetime import UTC, datetime
 
 import pytest
+from cronsim import CronSim
 
+from mlsched.adapters import crons
 from mlsched.adapters.crons import due_ticks, next_tick
 from mlsched.errors import SpecError
 
@@ -78,3 +80,33 @@ def test_a_tick_is_never_before_what_it_comes_after() -> None:
 def test_an_expression_that_is_never_due_is_told() -> None:
     with pytest.raises(SpecError, match="cron"):
         next_tick("0 0 */15 * MON#2", "UTC", 0)
+
+
+class Counting(CronSim):
+    """Counts the ticks that were computed."""
+
+    computed = 0
+
+    def __next__(self) -> datetime:
+        Counting.computed += 1
+        return super().__next__()
+
+
+@pytest.mark.parametrize(
+    ("cron", "days"), [("* * * * *", 90), ("* * * * * *", 2), ("0 * * * *", 4_000)]
+)
+def test_a_long_downtime_costs_no_more_than_the_newest_ticks(
+    monkeypatch: pytest.MonkeyPatch, cron: str, days: int
+) -> None:
+    monkeypatch.setattr(crons, "CronSim", Counting)
+    monkeypatch.setattr(Counting, "computed", 0)
+    until = ms("2026-11-26T12:00Z")
+    found = due_ticks(cron, "Europe/Paris", until - days * 86_400_000, until)
+    assert (len(found), found[-1]) == (crons.TICKS_MAX, until)
+    assert found == sorted(set(found))
+    assert Counting.computed < 5 * crons.TICKS_MAX
+
+
+def test_rare_ticks_of_a_long_downtime_are_all_found() -> None:
+    found = due_ticks("0 0 29 2 *", "UTC", ms("1990-01-01T00:00Z"), ms("2026-11-26T12:00Z"))
+    assert len(found) == 9
