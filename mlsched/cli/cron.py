@@ -79,13 +79,14 @@ def tick(
 def _row(schedule: dict[str, Any]) -> list[str]:
     from mlsched.cli.render.texts import format_local
 
+    state = "suspended" if schedule["suspend"] else "active"
     return [
         schedule["name"],
-        schedule["cron"],
-        schedule["time_zone"],
+        schedule["cron"] or "",
+        schedule["time_zone"] or "",
         format_local(schedule["next_tick"]),
         format_local(schedule["last_tick"]),
-        "suspended" if schedule["suspend"] else "active",
+        schedule["error"]["message"] if schedule["error"] else state,
     ]
 
 

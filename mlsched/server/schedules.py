@@ -17,7 +17,7 @@ from mlsched.adapters.store.stores import Store
 from mlsched.adapters.store.values import Schedule
 from mlsched.errors import ConflictError, MlschedError, SpecError
 from mlsched.server.views import JsonObject, rfc3339
-from mlsched.specs.schedules import ScheduleDocument, load_schedule
+from mlsched.specs.schedules import LAST_TICK_MS, ScheduleDocument, load_schedule
 
 NAMESPACE = uuid.UUID("5b8e9f5e-4c55-5d0f-9a0e-1c5d7f2f6d11")
 """Of run ids: any fixed value will do, as long as it never changes."""
@@ -50,7 +50,7 @@ class Schedules:
         """Every schedule with its next tick."""
         now_ms = time.time_ns() // 1_000_000
         found = await self._store.schedules()
-        return {"schedules": [_view(one, load_schedule(one.document), now_ms) for one in found]}
+        return {"schedules": [_view_or_error(one, now_ms) for one in found]}
 
     async def tick(self, args: Args) -> JsonObject:
         """Fire what is due; stateless for the caller, so plain cron may drive it.
@@ -65,8 +65,7 @@ class Schedules:
             try:
                 skipped += await self._fire_due(schedule, now_ms, fired)
             except MlschedError as error:
-                told = {"code": error.code, "message": error.message, "hint": error.hint}
-                failed.append({"schedule": schedule.name, "error": told})
+                failed.append({"schedule": schedule.name, "error": error.to_dict()})
         return {"fired": fired, "skipped": skipped, "failed": failed}
 
     async def _fire_due(self, schedule: Schedule, now_ms: int, fired: list[JsonObject]) -> int:
@@ -102,6 +101,20 @@ class Schedules:
         return {"schedule": schedule.name, "tick": rfc3339(tick_ms), "run_id": run_id, "job": job}
 
 
+def _view_or_error(schedule: Schedule, now_ms: int) -> JsonObject:
+    """One that this version cannot read is shown with the reason, and hides no other."""
+    try:
+        return _view(schedule, load_schedule(schedule.document), now_ms)
+    except SpecError as error:
+        nothing = dict.fromkeys(("cron", "time_zone", "suspend", "missed", "next_tick"))
+        return nothing | {
+            "name": schedule.name,
+            "id": schedule.id,
+            "last_tick": rfc3339(schedule.last_tick_ms),
+            "error": error.to_dict(),
+        }
+
+
 def _view(schedule: Schedule, read: ScheduleDocument, now_ms: int) -> JsonObject:
     return {
         "name": schedule.name,
@@ -114,6 +127,7 @@ def _view(schedule: Schedule, read: ScheduleDocument, now_ms: int) -> JsonObject
         "next_tick": None
         if read.suspend
         else rfc3339(next_tick(read.cron, read.time_zone, max(now_ms, schedule.last_tick_ms))),
+        "error": None,
     }
 
 
@@ -122,8 +136,12 @@ def _instant_ms(text: Any) -> int:
         return time.time_ns() // 1_000_000
     try:
         found = datetime.fromisoformat(str(text))
-    except ValueError as error:
+        aware = found if found.tzinfo else found.replace(tzinfo=UTC)
+        instant_ms = int(aware.timestamp() * 1000)
+    except (ValueError, OverflowError):
+        instant_ms = LAST_TICK_MS + 1
+    if instant_ms > LAST_TICK_MS:
         raise SpecError(
             f"now: expected a time such as 2026-11-26T13:00:00Z, found {str(text)[:40]!r}."
-        ) from error
-    return int((found if found.tzinfo else found.replace(tzinfo=UTC)).timestamp() * 1000)
+        )
+    return instant_ms

@@ -11,11 +11,12 @@ from mlsched.errors import SpecError
 from mlsched.model.specs import API_VERSION, KIND
 from mlsched.specs.documents import load_document
 from mlsched.specs.limits import check_name
+from mlsched.specs.values import read_text_map
 
 SCHEDULE_KIND = "Schedule"
 SCHEDULE_LABEL = "mlsched.io/schedule"
 
-_LAST_TICK_MS = 9_999_999_999_000
+LAST_TICK_MS = 9_999_999_999_000
 """Its seconds have as many digits as those of any tick until the year 2286."""
 
 
@@ -90,6 +91,8 @@ def load_schedule(document: dict[str, Any]) -> ScheduleDocument:
         )
     check_name(found.metadata.name)
     spec = found.spec
+    for field in ("labels", "env"):
+        read_text_map(spec.job.get(field, {}), f"spec.job.{field}")
     schedule = ScheduleDocument(
         found.metadata.name,
         spec.cron,
@@ -99,5 +102,5 @@ def load_schedule(document: dict[str, Any]) -> ScheduleDocument:
         spec.job,
         found.metadata.labels,
     )
-    load_document(schedule.job_document(_LAST_TICK_MS))
+    load_document(schedule.job_document(LAST_TICK_MS))
     return schedule

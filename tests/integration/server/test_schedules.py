@@ -11,7 +11,7 @@ import pytest
 from msgspec.structs import replace
 
 from mlsched.adapters.store import Store
-from mlsched.adapters.store.values import Submission
+from mlsched.adapters.store.values import Schedule, Submission
 from mlsched.errors import NeverFitsError, SpecError
 from mlsched.server.schedules import Schedules
 from mlsched.testing.builders import job
@@ -113,8 +113,22 @@ def test_a_suspended_schedule_fires_nothing(tmp_path: Path) -> None:
         document(job={"command": []}),
         document(job={"comand": ["true"]}),
         document(extra=1),
+        document(job={"command": ["true"], "labels": None}),
+        document(job={"command": ["true"], "env": ["A=1"]}),
+        document(job={"command": ["true"], "labels": "team"}),
     ],
-    ids=["empty", "kind", "name", "cron", "no command", "misspelt", "unknown"],
+    ids=[
+        "empty",
+        "kind",
+        "name",
+        "cron",
+        "no command",
+        "misspelt",
+        "unknown",
+        "no labels",
+        "list of variables",
+        "label of text",
+    ],
 )
 def test_a_schedule_that_could_never_run_is_refused(tmp_path: Path, broken: dict[str, Any]) -> None:
     async def scenario(schedules: Schedules, store: Store, submitted: list[Any]) -> None:
@@ -178,5 +192,35 @@ def test_labels_of_a_schedule_are_those_of_its_jobs(tmp_path: Path) -> None:
         await schedules.apply({"document": labelled})
         await schedules.tick({"now": later(1)})
         assert submitted[0]["spec"]["labels"]["team"] == "nlp"
+
+    with_schedules(tmp_path, scenario)
+
+
+@pytest.mark.parametrize("now", ["noon", 5, "9999-12-31T23:59:59Z", "9999-12-31T23:59:59-14:00"])
+def test_a_time_at_which_nothing_can_be_due_is_refused(tmp_path: Path, now: Any) -> None:
+    async def scenario(schedules: Schedules, store: Store, submitted: list[Any]) -> None:
+        await schedules.apply({"document": document()})
+        with pytest.raises(SpecError, match="now: expected a time"):
+            await schedules.tick({"now": now})
+
+    with_schedules(tmp_path, scenario)
+
+
+def test_a_schedule_that_cannot_be_read_any_more_hides_no_other(tmp_path: Path) -> None:
+    """Written by another version, or in a time zone that is no longer known."""
+
+    async def scenario(schedules: Schedules, store: Store, submitted: list[Any]) -> None:
+        await schedules.apply({"document": document("a")})
+        await store.put_schedule(Schedule("b", "id-b", document("b", timeZone="Mars/One"), 0))
+        await store.put_schedule(Schedule("c", "id-c", {"kind": "Schedule"}, 0))
+        listed = (await schedules.list_all({}))["schedules"]
+        assert [(one["name"], one["next_tick"] is None) for one in listed] == [
+            ("a", False), ("b", True), ("c", True),
+        ]  # fmt: skip
+        assert [one["error"] is None for one in listed] == [True, False, False]
+        assert {frozenset(one) for one in listed} == {frozenset(listed[0])}
+        answer = await schedules.tick({"now": later(1)})
+        assert [one["schedule"] for one in answer["failed"]] == ["b", "c"]
+        assert len(answer["fired"]) == 1
 
     with_schedules(tmp_path, scenario)
