@@ -145,10 +145,14 @@ class Agent:
 
     async def _listen(self) -> None:
         while True:
-            async for event in watch_events():
-                self._events = bound_events((*self._events, event))
-                self._look()
-            await asyncio.sleep(self._settings.period_s * NO_GPU_PERIOD_FACTOR)
+            pause_s = self._settings.period_s * NO_GPU_PERIOD_FACTOR
+            try:
+                async for event in watch_events():
+                    self._events = bound_events((*self._events, event))
+                    self._look()
+            except OSError:
+                pause_s = self._settings.period_s
+            await asyncio.sleep(pause_s)
 
     def _look(self) -> None:
         """Publish, if something changed that matters."""

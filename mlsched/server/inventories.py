@@ -95,8 +95,12 @@ class Inventories:
 
     async def _listen(self) -> None:
         while True:
-            async for event in watch_events():
-                self._record.add(event)
-                if self._latest is not None:
-                    self._tell(self._latest)
-            await asyncio.sleep(self._period_s * NO_GPU_PERIOD_FACTOR)
+            pause_s = self._period_s * NO_GPU_PERIOD_FACTOR
+            try:
+                async for event in watch_events():
+                    self._record.add(event)
+                    if self._latest is not None:
+                        self._tell(self._latest)
+            except OSError:
+                pause_s = self._period_s
+            await asyncio.sleep(pause_s)

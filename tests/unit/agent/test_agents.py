@@ -61,12 +61,16 @@ class Machine:
         self.looks = 0
         self.driverless = 0
         """So many times the machine has no driver to listen to."""
+        self.refusals: list[OSError] = []
+        """What comes first when somebody wants to listen."""
 
     async def read(self, deadline_s: float, previous: Inventory | None) -> Inventory:
         await self.turns.get()
         return self.inventory
 
     async def watch(self) -> AsyncIterator[GpuEvent]:
+        if self.refusals:
+            raise self.refusals.pop()
         if self.driverless:
             self.driverless -= 1
             return
@@ -88,11 +92,17 @@ class Machine:
 def play(monkeypatch: pytest.MonkeyPatch) -> Callable[..., list[str]]:
     """Run a scenario beside an agent; returns what the agent complained of."""
 
-    def run(scenario: Any, board_of: Callable[[], Board] = Board, heartbeat_s: float = 99) -> Any:
+    def run(
+        scenario: Any,
+        board_of: Callable[[], Board] = Board,
+        heartbeat_s: float = 99,
+        prepare: Callable[[Machine], None] = lambda machine: None,
+    ) -> Any:
         problems: list[str] = []
 
         async def act() -> None:
             machine, board, stop = Machine(), board_of(), asyncio.Event()
+            prepare(machine)
             monkeypatch.setattr(agents, "read_inventory_async", machine.read)
             monkeypatch.setattr(agents, "watch_events", machine.watch)
             settings = AgentSettings(0, 1, heartbeat_s, 0, 0)
@@ -202,3 +212,16 @@ def test_a_driver_that_is_installed_later_is_listened_to(play: Any) -> None:
         assert (await board.wait(2)).inventory.events == (XID,)
 
     play(scenario)
+
+
+def test_a_node_that_cannot_start_the_listener_now_is_listened_to_later(play: Any) -> None:
+    async def scenario(machine: Machine, board: Board) -> None:
+        machine.look()
+        await board.wait(1)
+        machine.events.put_nowait(XID)
+        assert (await board.wait(2)).inventory.events == (XID,)
+
+    def refuse(machine: Machine) -> None:
+        machine.refusals = [OSError("no process to spare")]
+
+    play(scenario, prepare=refuse)

@@ -33,3 +33,22 @@ def test_a_driver_that_is_installed_later_is_listened_to(
     with contextlib.suppress(RuntimeError):
         asyncio.run(made._listen())
     assert record.events == (XID,)
+
+
+def test_a_machine_that_cannot_start_the_listener_now_is_listened_to_later(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    turns = iter([OSError("no process to spare"), XID])
+
+    async def watch() -> AsyncIterator[GpuEvent]:
+        turn = next(turns)
+        if isinstance(turn, OSError):
+            raise turn
+        yield turn
+
+    monkeypatch.setattr(inventories, "watch_events", watch)
+    record = EventRecord(tmp_path / "events.json")
+    made = inventories.Inventories(NodeSettings(), 0.0, record, lambda event: None)
+    with contextlib.suppress(RuntimeError):
+        asyncio.run(made._listen())
+    assert record.events == (XID,)
