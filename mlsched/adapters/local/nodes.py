@@ -46,7 +46,7 @@ STUCK_S = 10.0
 """How long what a dead supervisor left behind is killed before it is called unkillable."""
 
 RETRY_S = 1.0
-"""Before a disk that refuses is asked again."""
+"""Before a disk that refuses, or a kernel without a handle to spare, is asked again."""
 
 
 class _Watched:
@@ -143,9 +143,7 @@ class LocalNode:
                 if not watched.is_watched:
                     self._end(watched, _revoked("stopped before anything was started"))
                 return
-            claim = directory.read_claim()
-            if claim is not None and claim.identity is not None:
-                signal_identity(claim.identity, signal.SIGTERM)
+        await _terminate(directory)
 
     async def close(self) -> None:
         """Stop watching; every job goes on."""
@@ -336,6 +334,19 @@ class LocalNode:
         task = asyncio.get_running_loop().create_task(work)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
+
+
+async def _terminate(directory: AttemptDirectory) -> None:
+    """Signal the supervisor that claimed the attempt, once there is a handle to spare for it."""
+    while True:
+        with contextlib.suppress(OSError):
+            claim = directory.read_claim()
+            identity = claim.identity if claim is not None else None
+            if identity is None or signal_identity(identity, signal.SIGTERM):
+                return
+            if not is_alive(identity):
+                return
+        await asyncio.sleep(RETRY_S)
 
 
 def _read_stuck(watched: list[_Watched]) -> list[tuple[_Watched, list[int]]]:

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import errno
+import os
 import time
 from pathlib import Path
 
 import pytest
 
+from mlsched.adapters.local import nodes
 from mlsched.model.jobs import EndCause
 from mlsched.model.specs import StopSignal
 
@@ -217,3 +220,23 @@ def test_grace_is_what_the_spec_says_when_nothing_else_is_known(bench):
 
     outcome = bench.do(work)
     assert (outcome.cause, outcome.signal) == (EndCause.STOPPED, 9)
+
+
+def test_a_stop_without_a_handle_to_spare_is_given_once_there_is_one(bench, monkeypatch):
+    job = bench.shell("sleep 100")
+    open_handle, refusals = os.pidfd_open, [OSError(errno.EMFILE, "Too many open files")] * 3
+
+    def open_scarce(pid):
+        if refusals:
+            raise refusals.pop()
+        return open_handle(pid)
+
+    async def work(run):
+        await run.node.launch(job)
+        await run.started(job)
+        monkeypatch.setattr(nodes, "RETRY_S", 0)
+        monkeypatch.setattr(os, "pidfd_open", open_scarce)
+        await run.node.stop(job.id, 1, 5)
+        return await run.ended(job, 10)
+
+    assert bench.do(work).cause is EndCause.STOPPED
