@@ -58,7 +58,9 @@ def conclude(
     if claim.identity is not None and is_alive(claim.identity):
         return claim.identity
     known = earlier.processes if earlier else []
-    if left := kill_leftovers(directory, fresh=fresh, known=known):
+    # Nothing outlives a boot, and ids begin again with each: whoever has one is a stranger.
+    is_past = claim.identity is not None and claim.identity.boot_id != read_boot_id()
+    if left := [] if is_past else kill_leftovers(directory, fresh=fresh, known=known):
         return Stuck(left)
     return started, directory.read_outcome() or _lost(claim)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import os
 import signal
@@ -393,3 +394,29 @@ def test_the_id_of_a_rank_that_has_ended_is_forgotten(bench):
     rank, outcome = bench.do(work)
     assert rank == 1
     assert (outcome.cause, outcome.exit_code) == (EndCause.EXITED, 0)
+
+
+def test_after_a_reboot_nobody_is_taken_for_a_process_of_before_it(bench):
+    """Ids and start times begin again with each boot: a stranger can have both of them."""
+    job = bench.shell("sleep 100")
+    _write_launch(bench, job)
+    stranger = os.posix_spawn("/bin/sleep", ["sleep", "100"], {}, setsid=True)
+    now = read_identity(stranger)
+    claim = {"pid": 1 << 21, "start_time": 1, "boot_id": "before", "claimed_at_ms": 1}
+    rank = {"rank": 0, "pid": stranger, "start_time": now.start_time}
+    (bench.files(job).path / "run.json").write_text(json.dumps(claim))
+    (bench.files(job).path / "started.json").write_text(
+        json.dumps({"started_at_ms": 1, "ranks": [rank]})
+    )
+    try:
+
+        async def work(run):
+            await run.node.adopt(job)
+            return await run.ended(job)
+
+        assert bench.do(work).cause is EndCause.NODE_REBOOTED
+        assert os.waitpid(stranger, os.WNOHANG) == (0, 0)
+    finally:
+        os.kill(stranger, signal.SIGKILL)
+        with contextlib.suppress(ChildProcessError):
+            os.waitpid(stranger, 0)
