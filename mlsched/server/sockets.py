@@ -25,6 +25,13 @@ PROTOCOL_VERSION = 1
 REQUEST_BYTES_MAX = 4 << 20
 """More than any spec, its environment and its script may have together."""
 
+REQUEST_S_MAX = 30.0
+"""From the connection to the whole request: a client asks at once."""
+
+ANSWER_S_MAX = 60.0
+"""How long a client may read nothing while more waits for it. One that was suspended finds the
+connection closed when it goes on, and asks again."""
+
 ANY_VERSION = frozenset({"ping", "stop"})
 """Answered to clients of any version, so that an old service can be told to go."""
 
@@ -150,8 +157,9 @@ def _check_peer(connection: socket.socket) -> None:
 
 async def _read_request(reader: asyncio.StreamReader) -> Request | None:
     try:
-        line = await reader.readuntil(b"\n")
-    except asyncio.IncompleteReadError:
+        async with asyncio.timeout(REQUEST_S_MAX):
+            line = await reader.readuntil(b"\n")
+    except (asyncio.IncompleteReadError, TimeoutError):
         return None
     except asyncio.LimitOverrunError as error:
         raise SpecError(
@@ -172,4 +180,9 @@ async def _read_request(reader: asyncio.StreamReader) -> Request | None:
 
 async def _send(writer: asyncio.StreamWriter, line: Any) -> None:
     writer.write(msgspec.json.encode(line) + b"\n")
-    await writer.drain()
+    try:
+        async with asyncio.timeout(ANSWER_S_MAX):
+            await writer.drain()
+    except TimeoutError as error:
+        writer.transport.abort()
+        raise ConnectionAbortedError("the client does not read") from error

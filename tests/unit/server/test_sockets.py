@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 
+from mlsched.server import sockets
 from mlsched.server.sockets import SocketServer
 
 Scenario = Callable[["Bench"], Awaitable[None]]
@@ -106,6 +107,34 @@ def test_a_client_that_leaves_without_having_read_all_is_no_error(play: Any) -> 
             writer.write(b'{"op": "count"}\n')
             await reader.readline()
         await bench.left.wait()
+
+    bench = play(scenario)
+    assert (bench.bugs, bench.unheard) == ([], [])
+
+
+@pytest.mark.parametrize("begun", [b"", b'{"op": "echo"'], ids=["nothing", "half a request"])
+def test_a_client_that_does_not_ask_is_not_waited_for(
+    play: Any, monkeypatch: pytest.MonkeyPatch, begun: bytes
+) -> None:
+    monkeypatch.setattr(sockets, "REQUEST_S_MAX", 0, raising=False)
+
+    async def scenario(bench: Bench) -> None:
+        async with bench.client() as (reader, writer):
+            writer.write(begun)
+            assert await reader.read() == b""
+            await bench.idle()
+
+    assert play(scenario).bugs == []
+
+
+def test_a_client_that_does_not_read_is_left(play: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sockets, "ANSWER_S_MAX", 0, raising=False)
+
+    async def scenario(bench: Bench) -> None:
+        async with bench.client() as (_, writer):
+            writer.write(b'{"op": "count"}\n')
+            await bench.left.wait()
+            await bench.idle()
 
     bench = play(scenario)
     assert (bench.bugs, bench.unheard) == ([], [])
