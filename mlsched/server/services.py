@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import os
 import shutil
-from collections.abc import AsyncIterator, Iterable, Mapping
+from collections.abc import AsyncIterator
 from typing import Any
 
 from msgspec.structs import replace
@@ -23,6 +23,7 @@ from mlsched.model.events import CancelRequested, Event, JobSubmitted
 from mlsched.model.jobs import Job, JobState
 from mlsched.model.specs import ArraySpec
 from mlsched.runtime.driver import Driver
+from mlsched.server.arguments import Args, read_argument
 from mlsched.server.details import attempt_dir, detail_view, reported
 from mlsched.server.inventories import Inventories
 from mlsched.server.records import Records
@@ -40,8 +41,6 @@ from mlsched.specs.documents import to_document
 from mlsched.specs.edits import edit_document
 from mlsched.units import format_bytes
 from mlsched.version import __version__
-
-Args = Mapping[str, Any]
 
 
 class Service:
@@ -181,10 +180,10 @@ class Service:
 
     async def list_jobs(self, args: Args) -> JsonObject:
         """Jobs as rows; arrays are one row."""
-        states = _states(args.get("state") or ())
+        states = _states(args, "state")
         ended = bool(args.get("all")) or any(state.is_ended for state in states)
-        limit = args.get("limit")
-        if limit is not None and (not isinstance(limit, int) or limit < 1):
+        limit = read_argument(args, "limit", int)
+        if limit is not None and limit < 1:
             raise SpecError("limit: expected a number above 0.")
         queue = str(args.get("queue") or "")
         rows, total = await self.records.rows(states, queue, ended=ended, limit=limit)
@@ -217,11 +216,11 @@ class Service:
 
     async def cancel(self, args: Args) -> JsonObject:
         """Ask jobs to end; those that have ended stay as they are."""
-        texts = [str(text) for text in args.get("jobs", [])]
-        grace_s = args.get("grace_s")
-        if grace_s is not None and (not isinstance(grace_s, int) or not 0 <= grace_s <= 86_400):
+        texts = read_argument(args, "jobs", list[str], [])
+        grace_s = read_argument(args, "grace_s", int)
+        if grace_s is not None and not 0 <= grace_s <= 86_400:
             raise SpecError("grace: expected seconds between 0 and 86400.")
-        states = _states(args.get("states") or ())
+        states = _states(args, "states")
         found = await self.records.get_all(texts)
         found = [job for job in found if not states or job.state in states]
         self._post(*(CancelRequested(job.id, grace_s) for job in found))
@@ -240,7 +239,7 @@ class Service:
             base = job.array.name
             spec = spec if text != job.name else replace(spec, array=ArraySpec((job.array.index,)))
         document = to_document(spec)
-        document = edit_document(document, args.get("set") or {})
+        document = edit_document(document, read_argument(args, "set", dict[str, Any], {}))
         document.setdefault("metadata", {})["name"] = base
         return await self.submit(
             {
@@ -254,10 +253,10 @@ class Service:
 
     async def watch(self, args: Args) -> AsyncIterator[JsonObject]:
         """Each job at once and at each change, until all have reached ``until``."""
-        texts, until = args.get("jobs"), args.get("until")
-        timeout_s = args.get("timeout_s")
+        texts, until = read_argument(args, "jobs", list[str]), read_argument(args, "until", str)
+        timeout_s = read_argument(args, "timeout_s", float)
         loop = asyncio.get_running_loop()
-        deadline = None if timeout_s is None else loop.time() + float(timeout_s)
+        deadline = None if timeout_s is None else loop.time() + timeout_s
         with self._driver.listen() as queue:
             found = await self._watched(texts)
             open_ids = set()
@@ -279,10 +278,10 @@ class Service:
                         open_ids.discard(job.id)
         yield {"ok": {"timed_out": False}}
 
-    async def _watched(self, texts: Any) -> list[Job]:
+    async def _watched(self, texts: list[str] | None) -> list[Job]:
         if texts is None:
             return list(self._driver.controller.jobs.values())
-        return await self.records.get_all([str(text) for text in texts])
+        return await self.records.get_all(texts)
 
     async def gpus(self, args: Args) -> JsonObject:
         """A fresh reading of every GPU, and who holds it."""
@@ -333,7 +332,8 @@ class Service:
         if args.get("job"):
             jobs = await self.records.get(str(args["job"]))
         else:
-            since_ms = now_ms - int(1000 * float(args.get("since_s") or 7 * 86_400))
+            since_s = read_argument(args, "since_s", float) or 7 * 86_400
+            since_ms = now_ms - int(1000 * since_s)
             jobs = [*self._driver.controller.jobs.values(), *await self._store.ended_jobs(10_000)]
             jobs = [job for job in jobs if (job.ended_at_ms or now_ms) >= since_ms]
         rows = [
@@ -352,15 +352,16 @@ class Service:
         return {}
 
 
-def _states(texts: Iterable[Any]) -> set[JobState]:
+def _states(args: Args, name: str) -> set[JobState]:
+    texts = read_argument(args, name, list[str], [])
     known = {str(state): state for state in JobState}
     for text in texts:
         if text not in known:
-            raise SpecError(f"state: {str(text)[:40]!r} is none of {', '.join(known)}.")
+            raise SpecError(f"state: {text[:40]!r} is none of {', '.join(known)}.")
     return {known[text] for text in texts}
 
 
-def _has_reached(job: Job, until: Any) -> bool:
+def _has_reached(job: Job, until: str | None) -> bool:
     return job.state.is_ended or (until == "running" and job.state is JobState.RUNNING)
 
 

@@ -13,7 +13,7 @@ import pytest
 from mlsched.adapters.store import Store
 from mlsched.adapters.store.values import Accepted, Submission
 from mlsched.config import NodeSettings, Paths, Settings
-from mlsched.errors import NeverFitsError, StoreFullError
+from mlsched.errors import NeverFitsError, SpecError, StoreFullError
 from mlsched.model.events import NodeObserved
 from mlsched.model.jobs import Job
 from mlsched.runtime.controller import Controller
@@ -160,5 +160,44 @@ def test_what_becomes_durable_while_the_service_ends_is_left_to_the_next(
         with pytest.raises(ConnectionAbortedError):
             await bench.submit("key")
         assert len(await bench.store.by_key("key")) == 1
+
+    play(scenario)
+
+
+@pytest.mark.parametrize(
+    ("operation", "args"),
+    [
+        ("cancel", {"jobs": "true-1"}),
+        ("cancel", {"jobs": [5]}),
+        ("cancel", {"jobs": ["true-1"], "states": 5}),
+        ("list", {"state": 5}),
+        ("list", {"state": [[]]}),
+        ("list", {"limit": "many"}),
+        ("report", {"since_s": "yesterday"}),
+        ("retry", {"job": "true-1", "set": 5}),
+        ("retry", {"job": "true-1", "set": ["priority=1"]}),
+    ],
+)
+def test_an_argument_of_another_kind_is_the_fault_of_who_sent_it(
+    play: Any, operation: str, args: dict[str, Any]
+) -> None:
+    async def scenario(bench: Bench) -> None:
+        await bench.submit()
+        with pytest.raises(SpecError):
+            await bench.service.operations[operation](args)
+
+    play(scenario)
+
+
+@pytest.mark.parametrize(
+    "args", [{"jobs": 5}, {"jobs": [None]}, {"timeout_s": "soon"}, {"until": ["running"]}]
+)
+def test_a_watch_of_another_kind_is_the_fault_of_who_sent_it(
+    play: Any, args: dict[str, Any]
+) -> None:
+    async def scenario(bench: Bench) -> None:
+        await bench.submit()
+        with pytest.raises(SpecError):
+            await anext(bench.service.watch({"jobs": ["true-1"], **args}))
 
     play(scenario)
