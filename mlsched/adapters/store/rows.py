@@ -10,7 +10,7 @@ import msgspec
 from msgspec.structs import replace
 
 from mlsched.adapters.store.values import Submission
-from mlsched.errors import ConflictError
+from mlsched.errors import ConfigError, ConflictError
 from mlsched.model.jobs import Job, JobState
 
 _ENCODER = msgspec.json.Encoder()
@@ -211,5 +211,15 @@ def environment(connection: apsw.Connection, environment_id: str) -> dict[str, s
 
 
 def _jobs(connection: apsw.Connection, where: str, values: tuple[object, ...]) -> list[Job]:
-    found = connection.execute(f"SELECT record FROM jobs {where}", values)
-    return [_DECODER.decode(record) for (record,) in found]
+    found = connection.execute(f"SELECT name, record FROM jobs {where}", values)
+    return [_decode(name, record) for name, record in found]
+
+
+def _decode(name: str, record: bytes) -> Job:
+    try:
+        return _DECODER.decode(record)
+    except ValueError as error:
+        raise ConfigError(
+            f"the record of {name} cannot be read: {error}.",
+            "It was left as it is. A newer mlsched may have written it: use that one.",
+        ) from error

@@ -15,6 +15,7 @@ from mlsched.adapters.store import rows
 from mlsched.adapters.store.schema import open_database
 from mlsched.adapters.store.values import Accepted, Schedule, Submission
 from mlsched.adapters.store.writers import Writer
+from mlsched.errors import UnreachableError
 from mlsched.model.jobs import Job, JobState
 
 T = TypeVar("T")
@@ -116,7 +117,10 @@ class Store:
 
     async def _read(self, read: Callable[[apsw.Connection], T]) -> T:
         loop = asyncio.get_running_loop()
-        return await loop.run_in_executor(self._reading, read, self._reader)
+        try:
+            return await loop.run_in_executor(self._reading, read, self._reader)
+        except apsw.Error as error:
+            raise UnreachableError(f"the database did not answer: {error}.") from error
 
 
 def _put_schedule(connection: apsw.Connection, schedule: Schedule) -> Schedule:

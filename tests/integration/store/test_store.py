@@ -17,7 +17,7 @@ from msgspec.structs import replace
 from mlsched.adapters.store import Store
 from mlsched.adapters.store.schema import MIGRATIONS
 from mlsched.adapters.store.values import Schedule, Submission
-from mlsched.errors import ConfigError, ConflictError, StoreFullError
+from mlsched.errors import ConfigError, ConflictError, StoreFullError, UnreachableError
 from mlsched.model.jobs import ArrayMembership, Job, JobState
 from mlsched.testing.builders import job
 
@@ -219,5 +219,47 @@ def test_the_environment_of_a_shell_is_stored_once(tmp_path: Path) -> None:
         jobs: list[Job] = [(await store.accept(submission(f"{n}"))).jobs[0] for n in range(3)]
         assert len({j.environment_id for j in jobs}) == 1
         assert await store.environment(jobs[0].environment_id) == {"HOME": "/home/a"}
+
+    with_store(tmp_path, scenario)
+
+
+def test_a_database_of_somebody_else_is_refused_and_left_as_it_is(tmp_path: Path) -> None:
+    path = tmp_path / "state.db"
+    theirs = apsw.Connection(str(path))
+    theirs.execute("CREATE TABLE notes (text TEXT); INSERT INTO notes VALUES ('mine')")
+    theirs.close()
+    before = path.read_bytes()
+    with pytest.raises(ConfigError, match="not a database of mlsched"):
+        Store(path)
+    assert path.read_bytes() == before
+
+
+def test_a_record_that_cannot_be_read_is_told_by_its_job_and_destroys_nothing(
+    tmp_path: Path,
+) -> None:
+    async def scenario(store: Store) -> None:
+        await store.accept(submission("a"))
+        await store.accept(submission("b", job={"idempotency_key": "k"}, idempotency_key="k"))
+        other = apsw.Connection(str(tmp_path / "state.db"))
+        other.set_busy_timeout(5000)
+        other.execute("UPDATE jobs SET record = x'7b' WHERE id = 'b'")
+        other.close()
+        with pytest.raises(ConfigError, match="train-2"):
+            await store.open_jobs()
+        with pytest.raises(ConfigError, match="train-2"):
+            await store.accept(submission("c", idempotency_key="k"))
+        assert [j.id for j in await store.find("a")] == ["a"]
+
+    with_store(tmp_path, scenario)
+
+
+def test_a_read_that_the_database_refuses_is_an_error_of_ours(tmp_path: Path) -> None:
+    async def scenario(store: Store) -> None:
+        other = apsw.Connection(str(tmp_path / "state.db"))
+        other.set_busy_timeout(5000)
+        other.execute("DROP TABLE runs")
+        other.close()
+        with pytest.raises(UnreachableError, match="did not answer"):
+            await store.has_run("r")
 
     with_store(tmp_path, scenario)
