@@ -105,6 +105,11 @@ def _check_library() -> None:
 
 def _prepare(connection: apsw.Connection, path: Path) -> None:
     found = int(str(connection.pragma("user_version")))
+    if not found and connection.execute("SELECT 1 FROM sqlite_schema").fetchone():
+        raise ConfigError(
+            f"{path} is not a database of mlsched: it holds tables of somebody else.",
+            "It was left as it is. Move it away to start afresh.",
+        )
     if found > len(MIGRATIONS):
         raise ConfigError(
             f"{path} has schema version {found}, and this mlsched knows up to {len(MIGRATIONS)}.",
