@@ -139,8 +139,7 @@ class Driver:
             self._timer.cancel()
         if self._outbox is not None:
             self._outbox.cancel()
-            with contextlib.suppress(asyncio.CancelledError):
-                await self._outbox
+            await asyncio.gather(self._outbox, return_exceptions=True)
 
     def _wake_at(self, wake_at_ms: int | None) -> None:
         if self._timer is not None:

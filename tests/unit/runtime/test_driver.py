@@ -196,3 +196,26 @@ def test_a_launch_that_may_have_started_is_looked_for_and_never_repeated_blindly
         await driver.close()
 
     asyncio.run(scenario())
+
+
+def test_a_driver_that_cannot_record_any_more_is_told_and_closes_all_the_same() -> None:
+    """Whoever closes it has more to close."""
+
+    async def scenario() -> None:
+        log, told = Log(), []
+
+        async def save(jobs: Iterable[Job]) -> None:
+            raise KeyError("a bug of an adapter")
+
+        log.save = save  # type: ignore[method-assign]
+        driver = Driver(Controller(), log, log, clock=Still(), on_problem=told.append)
+        driver.start()
+        driver.post(NodeObserved(node("a", 2)), JobSubmitted(job("j", 1)))
+        async with asyncio.timeout(20):
+            await driver.broken.wait()
+        await driver.close()
+        assert told == [
+            "stopping: nothing can be recorded any more: KeyError('a bug of an adapter')"
+        ]
+
+    asyncio.run(scenario())
