@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import Iterable, Set
 
 from mlsched.adapters.store import Store
-from mlsched.errors import NotFoundError
+from mlsched.errors import NotFoundError, TemporaryError
 from mlsched.model.jobs import Job, JobState
 from mlsched.model.reasons import Reason
 from mlsched.runtime.driver import Driver
@@ -119,10 +119,15 @@ class Records:
         """States of those of these jobs and arrays that have ended.
 
         Nothing may await between this call's return and the event that uses the answer, so it asks
-        again until each id is either open in the controller or known to have ended.
+        again until each id is either open in the controller or known to have ended. A job may be
+        durable by then, so that no error of the store may come between it and the controller.
         """
         while True:
-            ended = await self._store.final_states(ids)
+            try:
+                ended = await self._store.final_states(ids)
+            except TemporaryError as error:
+                await asyncio.sleep(error.delay_s)
+                continue
             controller = self._driver.controller
             unknown = []
             for one in ids:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import shutil
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterable
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -13,9 +13,9 @@ import pytest
 from mlsched.adapters.store import Store
 from mlsched.adapters.store.values import Accepted, Submission
 from mlsched.config import NodeSettings, Paths, Settings
-from mlsched.errors import NeverFitsError, SpecError, StoreFullError
+from mlsched.errors import NeverFitsError, SpecError, StoreFullError, UnreachableError
 from mlsched.model.events import NodeObserved
-from mlsched.model.jobs import Job
+from mlsched.model.jobs import Job, JobState
 from mlsched.runtime.controller import Controller
 from mlsched.runtime.driver import Driver
 from mlsched.server.gpu_events import EventRecord
@@ -199,5 +199,27 @@ def test_a_watch_of_another_kind_is_the_fault_of_who_sent_it(
         await bench.submit()
         with pytest.raises(SpecError):
             await anext(bench.service.watch({"jobs": ["true-1"], **args}))
+
+    play(scenario)
+
+
+def test_what_is_durable_is_decided_on_although_the_database_did_not_answer_once(
+    play: Any,
+) -> None:
+    """The ends of what a job waits for are asked for between its record and the controller."""
+
+    async def scenario(bench: Bench) -> None:
+        first = (await bench.submit())["jobs"][0]
+        refusals = [UnreachableError("busy", delay_s=0)]
+        final_states = bench.store.final_states
+
+        async def refuse_once(ids: Iterable[str]) -> dict[str, JobState]:
+            if refusals:
+                raise refusals.pop()
+            return await final_states(ids)
+
+        bench.store.final_states = refuse_once  # type: ignore[method-assign]
+        second = (await bench.submit(after=[first["name"]]))["jobs"][0]
+        assert second["id"] in bench.driver.controller.jobs
 
     play(scenario)
