@@ -115,6 +115,16 @@ class Records:
             first.setdefault(job.array.array_id if job.array is not None else job.id, job)
         return list(first.values())
 
+    async def wait_until_decided(self, jobs: Iterable[Job]) -> None:
+        """Wait until the controller knows jobs that the store gave: one may just have come.
+
+        Nothing may await between this call's return and the event that the jobs are for.
+        """
+        is_open = self._driver.controller.is_open
+        new = [job.id for job in jobs if not job.state.is_ended and not is_open(job.id)]
+        if new:
+            await self.known_ends(new)
+
     async def known_ends(self, ids: list[str]) -> dict[str, JobState]:
         """States of those of these jobs and arrays that have ended.
 

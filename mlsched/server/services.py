@@ -223,6 +223,7 @@ class Service:
         states = _states(args, "states")
         found = await self.records.get_all(texts)
         found = [job for job in found if not states or job.state in states]
+        await self.records.wait_until_decided(found)
         self._post(*(CancelRequested(job.id, grace_s) for job in found))
         views = {}
         for text in texts:

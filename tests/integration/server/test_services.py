@@ -223,3 +223,27 @@ def test_what_is_durable_is_decided_on_although_the_database_did_not_answer_once
         assert second["id"] in bench.driver.controller.jobs
 
     play(scenario)
+
+
+def test_a_job_that_is_durable_and_not_decided_on_yet_can_be_cancelled(play: Any) -> None:
+    async def scenario(bench: Bench) -> None:
+        gate = asyncio.Event()
+        final_states = bench.store.final_states
+
+        async def wait(ids: Iterable[str]) -> dict[str, JobState]:
+            await gate.wait()
+            return await final_states(ids)
+
+        bench.store.final_states = wait  # type: ignore[method-assign]
+        submitting = asyncio.create_task(bench.submit())
+        while not await bench.store.find("true-1"):
+            pass
+        cancelling = asyncio.create_task(bench.service.cancel({"jobs": ["true-1"]}))
+        for _ in range(20):
+            await bench.store.find("true-1")
+        gate.set()
+        await asyncio.gather(submitting, cancelling)
+        (job,) = bench.driver.controller.jobs.values()
+        assert job.cancel_requested
+
+    play(scenario)
