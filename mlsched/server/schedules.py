@@ -22,6 +22,10 @@ from mlsched.specs.schedules import LAST_TICK_MS, ScheduleDocument, load_schedul
 NAMESPACE = uuid.UUID("5b8e9f5e-4c55-5d0f-9a0e-1c5d7f2f6d11")
 """Of run ids: any fixed value will do, as long as it never changes."""
 
+AHEAD_MS_MAX = 24 * 3_600_000
+"""A tick that was dealt with and is further in the future was dealt with by a wrong clock: ticks
+count from now on again. Smaller steps back are waited for, so that what was skipped stays so."""
+
 Args = Mapping[str, Any]
 SubmitRun = Callable[[JsonObject, str, tuple[str, str, int]], Awaitable[str | None]]
 """Document, key and run to the name of the job; None when an earlier call made it."""
@@ -70,6 +74,9 @@ class Schedules:
 
     async def _fire_due(self, schedule: Schedule, now_ms: int, fired: list[JsonObject]) -> int:
         """Add the runs of one schedule; returns how many missed ticks were skipped."""
+        if schedule.last_tick_ms - now_ms > AHEAD_MS_MAX:
+            await self._store.put_back_last_tick(schedule, now_ms)
+            return 0
         read = load_schedule(schedule.document)
         ticks = due_ticks(read.cron, read.time_zone, schedule.last_tick_ms, now_ms)
         if not ticks:

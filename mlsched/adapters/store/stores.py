@@ -100,6 +100,12 @@ class Store:
         sql = "UPDATE schedules SET last_tick_ms = max(last_tick_ms, ?) WHERE id = ?"
         await self._write(lambda c: c.execute(sql, (tick_ms, schedule_id)) and None)
 
+    async def put_back_last_tick(self, schedule: Schedule, tick_ms: int) -> None:
+        """Count ticks from an earlier instant on, unless others were dealt with meanwhile."""
+        sql = "UPDATE schedules SET last_tick_ms = ? WHERE id = ? AND last_tick_ms = ?"
+        values = (tick_ms, schedule.id, schedule.last_tick_ms)
+        await self._write(lambda c: c.execute(sql, values) and None)
+
     async def has_run(self, run_id: str) -> bool:
         """Whether this tick of a schedule was fired already."""
         sql = "SELECT 1 FROM runs WHERE id = ?"

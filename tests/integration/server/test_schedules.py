@@ -224,3 +224,24 @@ def test_a_schedule_that_cannot_be_read_any_more_hides_no_other(tmp_path: Path) 
         assert len(answer["fired"]) == 1
 
     with_schedules(tmp_path, scenario)
+
+
+def test_a_clock_that_was_years_ahead_once_does_not_end_a_schedule(tmp_path: Path) -> None:
+    async def scenario(schedules: Schedules, store: Store, submitted: list[Any]) -> None:
+        await schedules.apply({"document": document()})
+        assert len((await schedules.tick({"now": later(1_500)}))["fired"]) == 1
+        assert (await schedules.tick({}))["fired"] == []
+        assert len((await schedules.tick({"now": later(1)}))["fired"]) == 1
+        assert len((await schedules.tick({"now": later(2)}))["fired"]) == 1
+
+    with_schedules(tmp_path, scenario)
+
+
+def test_a_clock_that_is_put_back_by_an_hour_fires_no_tick_twice(tmp_path: Path) -> None:
+    async def scenario(schedules: Schedules, store: Store, submitted: list[Any]) -> None:
+        await schedules.apply({"document": document(cron="*/10 * * * *")})
+        assert len((await schedules.tick({"now": later(1)}))["fired"]) == 1
+        for hours in (23, 23.5, 24):
+            assert (await schedules.tick({"now": later(hours / 24)}))["fired"] == []
+
+    with_schedules(tmp_path, scenario)
