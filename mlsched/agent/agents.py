@@ -190,6 +190,8 @@ class Agent:
 
     async def _back_off(self, error: ApiError | NoAnswerError, delay_s: float) -> float:
         after_s = error.retry_after_s or 0.0 if isinstance(error, ApiError) else 0.0
+        # A proxy in maintenance asks for hours, and the node would not be believed for as long.
+        after_s = min(after_s, self._settings.heartbeat_s)
         self._on_problem(error.message)
         await asyncio.sleep(max(after_s, delay_s * random.uniform(0.5, 1)))
         return min(2 * delay_s, self._settings.retry_s_max)

@@ -225,3 +225,16 @@ def test_a_node_that_cannot_start_the_listener_now_is_listened_to_later(play: An
         machine.refusals = [OSError("no process to spare")]
 
     play(scenario, prepare=refuse)
+
+
+def test_a_proxy_that_asks_for_a_day_of_silence_is_asked_again_within_the_heartbeat(
+    play: Any,
+) -> None:
+    """What is older than three heartbeats is not believed, and the server may be back soon."""
+
+    async def scenario(machine: Machine, board: Board) -> None:
+        board.errors = [ApiError(503, "", "maintenance", 86_400.0)]
+        machine.look()
+        await board.wait(1)
+
+    assert play(scenario, heartbeat_s=0.001) == ["maintenance"]
