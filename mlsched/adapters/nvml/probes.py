@@ -47,14 +47,11 @@ async def read_inventory_async(
         deadline_s: After this the child is killed.
         previous: The last reading; identities of GPUs that do not answer now are taken from it.
     """
-    child = await asyncio.create_subprocess_exec(
-        *_command(deadline_s),
-        stdin=asyncio.subprocess.DEVNULL,
-        stdout=asyncio.subprocess.PIPE,
-        stderr=asyncio.subprocess.PIPE,
-        limit=OUTPUT_BYTES_MAX,
-        start_new_session=True,
-    )
+    try:
+        child = await _start(deadline_s)
+    except OSError as error:
+        why = f"the reader of the GPUs cannot be started: {error.strerror}"
+        return carry_over(previous, _failed(why, []))
     steps: list[str] = []
     try:
         async with asyncio.timeout(deadline_s):
@@ -67,6 +64,17 @@ async def read_inventory_async(
     finally:
         await _end(child)
     return carry_over(previous, found)
+
+
+async def _start(deadline_s: float) -> asyncio.subprocess.Process:
+    return await asyncio.create_subprocess_exec(
+        *_command(deadline_s),
+        stdin=asyncio.subprocess.DEVNULL,
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.PIPE,
+        limit=OUTPUT_BYTES_MAX,
+        start_new_session=True,
+    )
 
 
 def _command(deadline_s: float) -> list[str]:
