@@ -129,6 +129,8 @@ class LocalNode:
 
     async def stop(self, job_id: str, attempt: int, grace_s: int) -> None:
         """Ask an attempt to end; one that has not begun is taken back."""
+        if self._is_over(job_id, attempt):
+            return
         watched = self._open(job_id, attempt)
         async with watched.lock:
             directory = watched.directory
@@ -152,6 +154,15 @@ class LocalNode:
         await asyncio.gather(*self._tasks, return_exceptions=True)
         for watched in list(self._watched.values()):
             self._forget(watched)
+
+    def _is_over(self, job_id: str, attempt: int) -> bool:
+        """Whether nothing is awaited of an attempt any more, as far as can be known."""
+        if (job_id, attempt) in self._watched:
+            return False
+        with contextlib.suppress(OSError):
+            directory = AttemptDirectory(self._jobs_dir, job_id, attempt)
+            return directory.read_outcome() is not None
+        return False
 
     def _open(self, job_id: str, attempt: int) -> _Watched:
         key = (job_id, attempt)

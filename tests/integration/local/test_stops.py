@@ -240,3 +240,16 @@ def test_a_stop_without_a_handle_to_spare_is_given_once_there_is_one(bench, monk
         return await run.ended(job, 10)
 
     assert bench.do(work).cause is EndCause.STOPPED
+
+
+def test_a_stop_of_what_has_ended_leaves_nothing_behind(bench):
+    """Its end and the stop can cross."""
+    job = bench.shell("true")
+
+    async def work(run):
+        await run.node.launch(job)
+        await run.ended(job)
+        await run.node.stop(job.id, 1, 5)
+        return dict(run.node._watched)
+
+    assert bench.do(work) == {}
