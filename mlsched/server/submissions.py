@@ -16,6 +16,7 @@ from mlsched.errors import NeverFitsError, NotFoundError, SpecError
 from mlsched.model.jobs import ArrayMembership, Job, ResolvedDependency
 from mlsched.model.resources import need_of
 from mlsched.model.specs import Dependency, JobSpec
+from mlsched.server.arguments import read_argument
 from mlsched.specs.documents import JobDocument, load_document
 from mlsched.specs.limits import check_environment
 from mlsched.specs.names import derive_base
@@ -41,7 +42,7 @@ class Request:
         self.document: JobDocument = load_document(document)
         self.key = str(args.get("idempotency_key") or "")
         self.user = str(args.get("user") or "")
-        self.environment = _strings(args.get("environment"))
+        self.environment: dict[str, str] = read_argument(args, "environment", dict[str, str], {})
         check_environment(self.environment, "environment")
         self.workdir = str(args.get("workdir") or "/")
         if len(self.key) > 256:
@@ -52,12 +53,6 @@ class Request:
         """The spec with an absolute working directory."""
         spec = self.document.spec
         return replace(spec, workdir=str(PurePath(self.workdir, spec.workdir)))
-
-
-def _strings(found: Any) -> dict[str, str]:
-    if not isinstance(found, dict):
-        return {}
-    return {str(name): str(value) for name, value in found.items()}
 
 
 def refuse_what_never_fits(spec: JobSpec, ledger: Ledger) -> None:

@@ -5,9 +5,9 @@ from __future__ import annotations
 import pytest
 
 from mlsched.core.ledger import Ledger
-from mlsched.errors import NeverFitsError
+from mlsched.errors import NeverFitsError, SpecError
 from mlsched.model.specs import JobSpec
-from mlsched.server.submissions import derive_base, refuse_what_never_fits
+from mlsched.server.submissions import Request, derive_base, refuse_what_never_fits
 from mlsched.testing.builders import node, spec
 
 
@@ -40,3 +40,12 @@ def test_more_than_exists_is_refused_with_what_exists() -> None:
         refuse_what_never_fits(spec(4), ledger)
     assert "asks for 4 GPUs, and what exists is 2 x NVIDIA H100" in caught.value.message
     assert caught.value.exit_status == 2
+
+
+@pytest.mark.parametrize("environment", [["A=1"], "A=1", {"A": 1}, {"A": None}])
+def test_an_environment_that_is_none_is_refused_and_not_left_out(environment: object) -> None:
+    document = {"apiVersion": "mlsched.io/v1alpha1", "kind": "MLJob", "spec": {"command": ["a"]}}
+    assert Request({"document": document, "environment": {"A": "1"}}).environment == {"A": "1"}
+    assert Request({"document": document}).environment == {}
+    with pytest.raises(SpecError, match="environment"):
+        Request({"document": document, "environment": environment})
