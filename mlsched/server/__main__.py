@@ -108,10 +108,14 @@ def _tell_end_of_watch(watching: asyncio.Future[None]) -> None:
 
 
 def _link_socket(paths: Paths) -> None:
+    """Let other logins find the socket; on a full disk, those with this runtime directory do."""
     new = paths.socket_link.with_suffix(".new")
-    new.unlink(missing_ok=True)
-    new.symlink_to(paths.socket)
-    new.replace(paths.socket_link)
+    try:
+        new.unlink(missing_ok=True)
+        new.symlink_to(paths.socket)
+        new.replace(paths.socket_link)
+    except OSError as error:
+        log(f"it cannot be found by other logins: {paths.socket_link}: {error.strerror}")
 
 
 async def _restore(store: Store, driver: Driver) -> None:
