@@ -11,8 +11,17 @@ from mlsched.errors import SpecError
 
 Args = Mapping[str, Any]
 
+TEXT = msgspec.json.Decoder(str)
+TEXTS = msgspec.json.Decoder(list[str])
+COUNT = msgspec.json.Decoder(int)
+SECONDS = msgspec.json.Decoder(float)
+OBJECT = msgspec.json.Decoder(dict[str, Any])
+VARIABLES = msgspec.json.Decoder(dict[str, str])
 
-def read_argument(args: Args, name: str, kind: Any, default: Any = None) -> Any:
+
+def read_argument(
+    args: Args, name: str, kind: msgspec.json.Decoder[Any], default: Any = None
+) -> Any:
     """The value of an argument, of the kind that is asked for; ``default`` where it is missing.
 
     Raises:
@@ -22,6 +31,6 @@ def read_argument(args: Args, name: str, kind: Any, default: Any = None) -> Any:
     if found is None:
         return default
     try:
-        return msgspec.convert(found, kind)
+        return msgspec.convert(found, kind.type)
     except msgspec.ValidationError as error:
         raise SpecError(f"{name}: {error}.") from error

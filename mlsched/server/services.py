@@ -8,9 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import os
-import shutil
 from collections.abc import AsyncIterator
-from typing import Any
 
 from msgspec.structs import replace
 
@@ -18,17 +16,17 @@ from mlsched.adapters.store import Store
 from mlsched.adapters.store.values import Accepted, Submission
 from mlsched.config import Paths, Settings
 from mlsched.core.explain import explain, preview
-from mlsched.errors import SpecError, StoreFullError
+from mlsched.errors import SpecError
 from mlsched.model.events import CancelRequested, Event, JobSubmitted
 from mlsched.model.jobs import Job, JobState
 from mlsched.model.specs import ArraySpec
 from mlsched.runtime.driver import Driver
-from mlsched.server.arguments import Args, read_argument
+from mlsched.server.arguments import COUNT, OBJECT, SECONDS, TEXT, TEXTS, Args, read_argument
 from mlsched.server.details import attempt_dir, detail_view, reported
 from mlsched.server.inventories import Inventories
 from mlsched.server.records import Records
 from mlsched.server.schedules import Schedules
-from mlsched.server.submissions import Request, build, refuse_what_never_fits
+from mlsched.server.submissions import Request, build, check_room, refuse_what_never_fits
 from mlsched.server.views import (
     JsonObject,
     placement_view,
@@ -39,7 +37,6 @@ from mlsched.server.views import (
 )
 from mlsched.specs.documents import to_document
 from mlsched.specs.edits import edit_document
-from mlsched.units import format_bytes
 from mlsched.version import __version__
 
 
@@ -104,7 +101,7 @@ class Service:
         known = await self._store.by_key(request.key)
         if known:
             return Accepted(tuple(known), created=False)
-        self._check_room()
+        check_room(self._paths.state_dir, self._settings.service.free_bytes_min)
         refuse_what_never_fits(request.spec, self._driver.controller.ledger)
         submission = await build(request, self.records.find, self._driver.now().wall_ms)
         return await self._accept(replace(submission, run=run))
@@ -150,16 +147,6 @@ class Service:
             "created": accepted.created,
         }
 
-    def _check_room(self) -> None:
-        free = shutil.disk_usage(self._paths.state_dir)
-        needed = min(self._settings.service.free_bytes_min, free.total // 20)
-        if free.free < needed:
-            raise StoreFullError(
-                f"{self._paths.state_dir} has {format_bytes(free.free)} free, and new jobs need "
-                f"{format_bytes(needed)}: the ends of running jobs must still find room.",
-                "Free some space and try again. Nothing was accepted, nothing was lost.",
-            )
-
     async def preview(self, args: Args) -> JsonObject:
         """What would become of a job; nothing is stored."""
         request = Request(args)
@@ -182,7 +169,7 @@ class Service:
         """Jobs as rows; arrays are one row."""
         states = _states(args, "state")
         ended = bool(args.get("all")) or any(state.is_ended for state in states)
-        limit = read_argument(args, "limit", int)
+        limit = read_argument(args, "limit", COUNT)
         if limit is not None and limit < 1:
             raise SpecError("limit: expected a number above 0.")
         queue = str(args.get("queue") or "")
@@ -216,8 +203,8 @@ class Service:
 
     async def cancel(self, args: Args) -> JsonObject:
         """Ask jobs to end; those that have ended stay as they are."""
-        texts = read_argument(args, "jobs", list[str], [])
-        grace_s = read_argument(args, "grace_s", int)
+        texts = read_argument(args, "jobs", TEXTS, [])
+        grace_s = read_argument(args, "grace_s", COUNT)
         if grace_s is not None and not 0 <= grace_s <= 86_400:
             raise SpecError("grace: expected seconds between 0 and 86400.")
         states = _states(args, "states")
@@ -240,7 +227,7 @@ class Service:
             base = job.array.name
             spec = spec if text != job.name else replace(spec, array=ArraySpec((job.array.index,)))
         document = to_document(spec)
-        document = edit_document(document, read_argument(args, "set", dict[str, Any], {}))
+        document = edit_document(document, read_argument(args, "set", OBJECT, {}))
         document.setdefault("metadata", {})["name"] = base
         return await self.submit(
             {
@@ -254,8 +241,8 @@ class Service:
 
     async def watch(self, args: Args) -> AsyncIterator[JsonObject]:
         """Each job at once and at each change, until all have reached ``until``."""
-        texts, until = read_argument(args, "jobs", list[str]), read_argument(args, "until", str)
-        timeout_s = read_argument(args, "timeout_s", float)
+        texts, until = read_argument(args, "jobs", TEXTS), read_argument(args, "until", TEXT)
+        timeout_s = read_argument(args, "timeout_s", SECONDS)
         loop = asyncio.get_running_loop()
         deadline = None if timeout_s is None else loop.time() + timeout_s
         with self._driver.listen() as queue:
@@ -333,7 +320,7 @@ class Service:
         if args.get("job"):
             jobs = await self.records.get(str(args["job"]))
         else:
-            since_s = read_argument(args, "since_s", float) or 7 * 86_400
+            since_s = read_argument(args, "since_s", SECONDS) or 7 * 86_400
             since_ms = now_ms - int(1000 * since_s)
             jobs = [*self._driver.controller.jobs.values(), *await self._store.ended_jobs(10_000)]
             jobs = [job for job in jobs if (job.ended_at_ms or now_ms) >= since_ms]
@@ -354,7 +341,7 @@ class Service:
 
 
 def _states(args: Args, name: str) -> set[JobState]:
-    texts = read_argument(args, name, list[str], [])
+    texts = read_argument(args, name, TEXTS, [])
     known = {str(state): state for state in JobState}
     for text in texts:
         if text not in known:

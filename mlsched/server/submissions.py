@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import shutil
 import uuid
 from collections.abc import Awaitable, Callable, Iterable, Mapping
-from pathlib import PurePath
+from pathlib import Path, PurePath
 from typing import Any
 
 from msgspec.structs import replace
@@ -12,15 +13,16 @@ from msgspec.structs import replace
 from mlsched.adapters.store.values import Submission
 from mlsched.core.feasibility import never_fits
 from mlsched.core.ledger import Ledger
-from mlsched.errors import NeverFitsError, NotFoundError, SpecError
+from mlsched.errors import NeverFitsError, NotFoundError, SpecError, StoreFullError
 from mlsched.model.jobs import ArrayMembership, Job, ResolvedDependency
 from mlsched.model.resources import need_of
 from mlsched.model.specs import Dependency, JobSpec
-from mlsched.server.arguments import read_argument
+from mlsched.server.arguments import VARIABLES, read_argument
 from mlsched.specs.documents import JobDocument, load_document
 from mlsched.specs.limits import check_environment
 from mlsched.specs.names import derive_base
 from mlsched.specs.sources import FILE_ANNOTATION
+from mlsched.units import format_bytes
 
 Finder = Callable[[str], Awaitable[list[Job]]]
 
@@ -42,7 +44,7 @@ class Request:
         self.document: JobDocument = load_document(document)
         self.key = str(args.get("idempotency_key") or "")
         self.user = str(args.get("user") or "")
-        self.environment: dict[str, str] = read_argument(args, "environment", dict[str, str], {})
+        self.environment: dict[str, str] = read_argument(args, "environment", VARIABLES, {})
         check_environment(self.environment, "environment")
         self.workdir = str(args.get("workdir") or "/")
         if len(self.key) > 256:
@@ -67,6 +69,22 @@ def refuse_what_never_fits(spec: JobSpec, ledger: Ledger) -> None:
         raise NeverFitsError(
             f"this job can never run here: {it}{reason.message}.",
             "Ask for less, or run 'mlsched gpus' to see what there is.",
+        )
+
+
+def check_room(state_dir: Path, free_bytes_min: int) -> None:
+    """Refuse new jobs while there is no room for the ends of those that run.
+
+    Raises:
+        StoreFullError: with what is free and what is needed.
+    """
+    free = shutil.disk_usage(state_dir)
+    needed = min(free_bytes_min, free.total // 20)
+    if free.free < needed:
+        raise StoreFullError(
+            f"{state_dir} has {format_bytes(free.free)} free, and new jobs need "
+            f"{format_bytes(needed)}: the ends of running jobs must still find room.",
+            "Free some space and try again. Nothing was accepted, nothing was lost.",
         )
 
 
