@@ -78,7 +78,7 @@ def parse_states(text: str) -> list[str]:
     """States of ``--state``: full names or Slurm's short codes.
 
     Raises:
-        SpecError: there is no such state.
+        SpecError: there is no such state, or nothing but commas: that would stand for all states.
     """
     from mlsched.errors import SpecError
     from mlsched.model.jobs import JobState
@@ -92,6 +92,11 @@ def parse_states(text: str) -> list[str]:
                 f"One of: {', '.join(JobState.__members__)}.",
             )
         found.append(name)
+    if text and not found:
+        raise SpecError(
+            f"--state: expected states, found {text[:20]!r}.",
+            f"One of: {', '.join(JobState.__members__)}.",
+        )
     return found
 
 

@@ -16,6 +16,8 @@ from mlsched.cli.main import main, report, wants_json
         (["run", "--gpu", "2", "--", "x"], "no such option: --gpu", "--gpus"),
         (["ls", "-o", "jsn"], "there is no form 'jsn'", "Did you mean json?"),
         (["ls", "--state", "RUNING"], "there is no state 'RUNING'", "PENDING, STARTING"),
+        (["ls", "--state", ","], "--state: expected states, found ','", "PENDING, STARTING"),
+        (["cancel", "--state", " , ", "--yes"], "--state: expected states", "PENDING, STARTING"),
         (["run"], "there is nothing to run", "mlsched run -- python train.py"),
         (["run", "-g", "H100:0.5", "--", "x"], "--gpus", "MIG profile"),
         (["run", "-n", "4", "--", "x"], "-n: expected a name", "--tasks 4 here"),
