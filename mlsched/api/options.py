@@ -82,7 +82,12 @@ def _write_span(where: str, value: Any) -> Iterable[str]:
     seconds = value.total_seconds() if isinstance(value, timedelta) else value
     if isinstance(seconds, bool) or not isinstance(seconds, (str, int, float)):
         raise fault(where, "text such as 2h, a timedelta, or seconds", value)
-    yield seconds if isinstance(seconds, str) else f"{seconds:g}s"
+    yield seconds if isinstance(seconds, str) else f"{_plain(seconds)}s"
+
+
+def _plain(number: float) -> str:
+    """Decimals without an exponent, which no flag takes."""
+    return f"{number:.3f}".rstrip("0").rstrip(".")
 
 
 def _write_path(where: str, value: Any) -> Iterable[str]:

@@ -19,6 +19,8 @@ from mlsched.errors import SpecError
         ({"time": "2h"}, [("--time", "2h")]),
         ({"time": 90}, [("--time", "90s")]),
         ({"time": timedelta(minutes=5)}, [("--time", "300s")]),
+        ({"time": timedelta(days=14)}, [("--time", "1209600s")]),
+        ({"time": 1_234_567}, [("--time", "1234567s")]),
         ({"grace": 1.5}, [("--grace", "1.5s")]),
         ({"env": {"A": "1", "B": 2}}, [("--env", "A=1"), ("--env", "B=2")]),
         ({"after": "a"}, [("--after", "a")]),
