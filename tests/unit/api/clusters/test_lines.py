@@ -100,3 +100,34 @@ def test_text_that_looks_like_a_record_stays_text():
     text = b"2026-11-26T13:00:00.000000000Z stderr F no"
     (record,) = parse_records(0, LineJoiner().feed(stamp(0) + b" " + text + b"\n"))
     assert (record.stream, record.data) == ("stdout", text)
+
+
+TROUBLE = b"failed to create fsnotify watcher: too many open files\n"
+
+
+def test_a_word_of_the_kubelet_itself_repeats_nothing():
+    joiner = LineJoiner()
+    found = joiner.feed(log_of([(500, b"a"), (1700, b"b")]) + TROUBLE)
+    for _ in range(2):
+        assert joiner.since == "2026-11-26T13:00:01Z"
+        joiner.reconnect()
+        found += joiner.feed(log_of([(1700, b"b")]) + TROUBLE)
+    assert texts_of(found) == [b"a", b"b", TROUBLE.rstrip()]
+    times = [record.at for record in parse_records(0, found)]
+    assert times[1:] == [stamp(1700).decode()] * 2
+
+
+def test_a_word_of_the_kubelet_between_lines_is_no_line_of_the_job():
+    joiner = LineJoiner()
+    found = joiner.feed(log_of([(1100, b"a")]) + TROUBLE + log_of([(1200, b"b")]))
+    joiner.reconnect()
+    found += joiner.feed(log_of([(1100, b"a"), (1200, b"b"), (1300, b"c")]))
+    assert [text for text in texts_of(found) if len(text) == 1] == [b"a", b"b", b"c"]
+
+
+@pytest.mark.parametrize("text", [b"no time", b"2026-99-99T99:99:99Z text", b""])
+def test_a_line_without_a_time_before_all_others_is_kept(text):
+    joiner = LineJoiner()
+    (record,) = parse_records(0, joiner.feed(text + b"\n"))
+    assert record.data == text
+    assert joiner.since == ""
