@@ -274,7 +274,11 @@ class ContainerMirror:
     def _run(self) -> None:
         try:
             with self._file.open("ab", buffering=0) as file:
-                self._follow(file.write)
+                try:
+                    self._follow(file.write)
+                finally:
+                    # A last line may have no end, and its pod may go before it is asked for again.
+                    file.write(self._lines.finish())
         except (ApiError, MlschedError) as error:
             if not self._closed.is_set():
                 self._on_problem(f"the output of {self._container} cannot be shown: {error}")
@@ -313,14 +317,10 @@ class ContainerMirror:
         """
         has_ended = self._has_ended()
         try:
-            self._lines.reconnect()
             self._read(write, follow=True)
         except ApiError as error:
             if error.code != 400:
                 raise
-            return has_ended
-        if has_ended:
-            write(self._lines.finish())
         return has_ended
 
     def _has_ended(self) -> bool:
@@ -341,6 +341,7 @@ class ContainerMirror:
         if self._lines.since:
             params["sinceTime"] = self._lines.since
         self._flow = self._connections.follow(f"{self._pod_path}/log", params)
+        self._lines.reconnect()
         self._patience.renew()
         with self._flow as flow:
             if self._closed.is_set():

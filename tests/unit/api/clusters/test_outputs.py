@@ -193,3 +193,23 @@ def test_pods_that_are_gone_are_told_of():
     with PodOutputs(FakePods({}), told.append) as found:
         assert lines_of(found.fetch(JOB, 1)) == []
     assert told == ["its pods are gone, and their output with them."]
+
+
+class Vanishing(FakePods):
+    """The pod is gone once its log has been read."""
+
+    def get(self, path, params=None):
+        if path != PODS and self.asked:
+            raise ApiError(404, "NotFound", "no such pod")
+        return super().get(path, params)
+
+
+def test_a_last_line_without_an_end_is_kept_when_its_pod_is_gone(follow):
+    pods = Vanishing({"train-1-0": [[line(b"a"), TIME + b" b"]]}, phase="Running")
+    assert follow(pods) == ([(0, b"a"), (0, b"b")], [])
+
+
+def test_a_last_line_without_an_end_is_kept_when_the_log_is_gone(follow):
+    gone = ApiError(404, "NotFound", "no such pod")
+    pods = FakePods({"train-1-0": [[line(b"a"), TIME + b" b"], gone]}, phase="Running")
+    assert follow(pods) == ([(0, b"a"), (0, b"b")], [])
