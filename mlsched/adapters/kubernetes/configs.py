@@ -81,7 +81,8 @@ class Access:
 
     def ssl_context(self) -> ssl.SSLContext | bool:
         """How to check the server, and our certificate if there is one."""
-        return self._credentials.ssl_context() if self.server.startswith("https:") else True
+        is_https = self.server.lower().startswith("https:")
+        return self._credentials.ssl_context() if is_https else True
 
 
 class PackageCredentials:

@@ -8,10 +8,28 @@ import sys
 import pytest
 import yaml
 
-from mlsched.adapters.kubernetes.configs import load_access, read_contexts
+from mlsched.adapters.kubernetes.configs import (
+    _kubeconfig_files,
+    load_access,
+    read_contexts,
+    stamp_files,
+)
 from mlsched.adapters.kubernetes.connections import Connections
 from mlsched.adapters.kubernetes.kubeconfigs import Route, load_files, read_static
 from mlsched.errors import ConfigError
+
+CERTIFICATE = """
+-----BEGIN CERTIFICATE-----
+MIIBdDCCARugAwIBAgIUXb3xfKiiMd78P+/SbCqN0nHHtBEwCgYIKoZIzj0EAwIw
+DzENMAsGA1UEAwwEdGVzdDAgFw0yNjExMjcxNDE3MjVaGA8yMTI2MTEwMzE0MTcy
+NVowDzENMAsGA1UEAwwEdGVzdDBZMBMGByqGSM49AgEGCCqGSM49AwEHA0IABMcD
+MOz68UT0DZ9U+XEX8XQrrmBehZyJsrv/6+TQ5oxTYhHY5KIRGECvFMITvXMIgHfD
+o3j8ttxx4DUR2vCUi16jUzBRMB0GA1UdDgQWBBRp+16WtxRRHWuG66ShcRrRKRTP
+/TAfBgNVHSMEGDAWgBRp+16WtxRRHWuG66ShcRrRKRTP/TAPBgNVHRMBAf8EBTAD
+AQH/MAoGCCqGSM49BAMCA0cAMEQCICZpM7APWfh1zJAlNGhq9EVcQVHEHLCxqZBw
+g7QTDQN0AiBPePLhwkbE9/Xjbo9S/CUyn5n/PEni/4La12yP2+lXfQ==
+-----END CERTIFICATE-----
+"""
 
 
 def config(user, cluster=None, context="prod", **more):
@@ -165,3 +183,9 @@ def test_of_several_files_the_first_that_names_one_wins(write):
 def test_a_file_that_is_no_kubeconfig_counts_as_empty(write, text):
     write(text)
     assert read_contexts().namespaces == {}
+
+
+def test_the_scheme_of_an_address_may_have_any_case(write):
+    """A token must not go out without TLS because somebody wrote HTTPS."""
+    write(config({"token": "t"}, {"server": "HTTPS://h:1"}))
+    assert Connections(load_access())._tls is not None
