@@ -145,7 +145,8 @@ def read_static(found: Found, context: str) -> Static | None:
     """The access of a context; None where the kubeconfig alone does not give it.
 
     Raises:
-        ConfigError: a file that it names cannot be read, or it names no user that there is.
+        ConfigError: a file that it names cannot be read, it names no user that there is, or does
+            not say clearly whether the server is checked.
     """
     entry = found.contexts.get(context)
     cluster = found.clusters.get(str((entry or {}).get("cluster")))
@@ -158,18 +159,30 @@ def read_static(found: Found, context: str) -> Static | None:
             f"context {context} is of user {named}, whom no kubeconfig describes.",
             "Run 'kubectl config get-users' to see whom they do.",
         )
+    verify = _verifies(cluster)
     if not (user.keys() <= _USER_KEYS and cluster.keys() <= _CLUSTER_KEYS):
         return None
     return Static(
         server=str(cluster["server"]).rstrip("/"),
         namespace=str(entry.get("namespace") or "default"),
         ca=_bytes(cluster, "certificate-authority"),
-        verify=not cluster.get("insecure-skip-tls-verify"),
+        verify=verify,
         token=str(user.get("token") or ""),
         token_file=str(user.get("tokenFile") or ""),
         certificate=_bytes(user, "client-certificate"),
         key=_bytes(user, "client-key"),
     )
+
+
+def _verifies(cluster: Mapping[str, Any]) -> bool:
+    """Whether the server's certificate is checked; the text "false" must not count as true."""
+    value = cluster.get("insecure-skip-tls-verify") or False
+    if not isinstance(value, bool):
+        raise ConfigError(
+            f"the kubeconfig's insecure-skip-tls-verify: expected true or false, found {value!r}.",
+            "Without quotes; 'kubectl config view' shows where it stands.",
+        )
+    return not value
 
 
 def read_route(found: Found, context: str) -> Route:

@@ -189,3 +189,10 @@ def test_the_scheme_of_an_address_may_have_any_case(write):
     """A token must not go out without TLS because somebody wrote HTTPS."""
     write(config({"token": "t"}, {"server": "HTTPS://h:1"}))
     assert Connections(load_access())._tls is not None
+
+
+@pytest.mark.parametrize("value", ["false", "true", 1])
+def test_only_true_itself_leaves_a_server_unchecked(write, value):
+    write(config({"token": "t"}, {"insecure-skip-tls-verify": value}))
+    with pytest.raises(ConfigError, match="insecure-skip-tls-verify: expected true or false"):
+        load_access()
