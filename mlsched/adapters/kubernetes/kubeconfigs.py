@@ -7,7 +7,6 @@ passwords) is left to it: `read_static` then gives None.
 from __future__ import annotations
 
 import base64
-import binascii
 import os
 import ssl
 from collections.abc import Mapping
@@ -64,7 +63,8 @@ class Static(Struct, frozen=True):
             ConfigError: a certificate or key is none.
         """
         try:
-            context = ssl.create_default_context(cadata=self.ca.decode("ascii") or None)
+            # OpenSSL leaves out what stands between certificates: comments in any language.
+            context = ssl.create_default_context(cadata=self.ca.decode("ascii", "ignore") or None)
             if not self.verify:
                 context.check_hostname = False
                 context.verify_mode = ssl.CERT_NONE
@@ -213,8 +213,8 @@ def _bytes(entry: Mapping[str, Any], key: str) -> bytes:
     data = entry.get(f"{key}-data")
     if data:
         try:
-            return base64.b64decode(str(data), validate=True)
-        except binascii.Error as error:
+            return base64.b64decode("".join(str(data).splitlines()), validate=True)
+        except ValueError as error:
             raise ConfigError(f"the kubeconfig's {key}-data is no base64: {error}.") from error
     return _read(str(entry[key])) if entry.get(key) else b""
 

@@ -196,3 +196,23 @@ def test_only_true_itself_leaves_a_server_unchecked(write, value):
     write(config({"token": "t"}, {"insecure-skip-tls-verify": value}))
     with pytest.raises(ConfigError, match="insecure-skip-tls-verify: expected true or false"):
         load_access()
+
+
+def test_data_may_stand_on_several_lines(write):
+    text = base64.b64encode(b"x" * 60).decode()
+    lines = f"{text[:40]}\n{text[40:]}\n"
+    paths = write(config({"client-certificate-data": lines}))
+    found = read_static(load_files(paths), "prod")
+    assert found.certificate == b"x" * 60
+
+
+def test_data_that_is_no_ascii_is_an_error_of_the_kubeconfig(write):
+    write(config({"client-certificate-data": "ä"}))
+    with pytest.raises(ConfigError, match="is no base64"):
+        load_access()
+
+
+def test_a_bundle_of_certificates_may_have_comments_in_any_language(write, tmp_path):
+    (tmp_path / "ca.crt").write_text(f"# Főtanúsítvány\n{CERTIFICATE}", encoding="utf-8")
+    write(config({"token": "t"}, {"certificate-authority": "ca.crt"}))
+    assert load_access().ssl_context().cert_store_stats()["x509"] == 1
