@@ -113,14 +113,14 @@ def load_files(paths: list[Path]) -> Found:
     """
     found = Found()
     for path in paths:
-        tree = _parse(path)
+        tree, folder = _parse(path), path.absolute().parent
         found.current = found.current or str(tree.get("current-context") or "")
         for plural, inner in (("clusters", "cluster"), ("users", "user"), ("contexts", "context")):
             known: dict[str, dict[str, Any]] = getattr(found, plural)
             entries = tree.get(plural)
             for one in entries if isinstance(entries, list) else ():
                 if isinstance(one, dict) and isinstance(one.get(inner), dict):
-                    known.setdefault(str(one.get("name")), _absolute(one[inner], path.parent))
+                    known.setdefault(str(one.get("name")), _absolute(one[inner], folder))
     return found
 
 

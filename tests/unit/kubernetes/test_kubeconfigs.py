@@ -216,3 +216,14 @@ def test_a_bundle_of_certificates_may_have_comments_in_any_language(write, tmp_p
     (tmp_path / "ca.crt").write_text(f"# Főtanúsítvány\n{CERTIFICATE}", encoding="utf-8")
     write(config({"token": "t"}, {"certificate-authority": "ca.crt"}))
     assert load_access().ssl_context().cert_store_stats()["x509"] == 1
+
+
+def test_paths_stay_what_they_were_when_the_directory_changes(write, tmp_path, monkeypatch):
+    (tmp_path / "t").write_text("fresh\n")
+    write(config({"tokenFile": "t"}))
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("KUBECONFIG", "0.yaml")
+    (tmp_path / "other").mkdir()
+    found = read_static(load_files(_kubeconfig_files()), "prod")
+    monkeypatch.chdir(tmp_path / "other")
+    assert found.authorization() == "Bearer fresh"
