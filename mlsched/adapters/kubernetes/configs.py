@@ -197,8 +197,10 @@ class Contexts:
 
 def _kubeconfig_files(kubeconfig: str = "") -> list[Path]:
     named = kubeconfig or os.environ.get("KUBECONFIG", "")
-    texts = named.split(os.pathsep) if named else [str(Path("~/.kube/config").expanduser())]
-    return [path for text in texts if text and (path := Path(text)).is_file()]
+    # Not Path's own, which raise without a home, and where a folder may not be entered.
+    usual = os.path.expanduser("~/.kube/config")  # noqa: PTH111
+    texts = named.split(os.pathsep) if named else [usual]
+    return [Path(text) for text in texts if os.path.isfile(text)]  # noqa: PTH113
 
 
 def stamp_files() -> tuple[tuple[str, int], ...]:

@@ -227,3 +227,9 @@ def test_paths_stay_what_they_were_when_the_directory_changes(write, tmp_path, m
     found = read_static(load_files(_kubeconfig_files()), "prod")
     monkeypatch.chdir(tmp_path / "other")
     assert found.authorization() == "Bearer fresh"
+
+
+def test_a_file_that_cannot_be_looked_at_counts_as_missing(monkeypatch):
+    monkeypatch.setenv("KUBECONFIG", "/" + 5000 * "x")
+    assert read_contexts().namespaces == {}
+    assert stamp_files() == ()
