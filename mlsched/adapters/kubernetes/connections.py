@@ -36,7 +36,8 @@ _KEEPALIVE = ((socket.TCP_KEEPIDLE, 30), (socket.TCP_KEEPINTVL, 10), (socket.TCP
 """A peer that is gone is noticed within a minute, however long a log is silent."""
 
 Params = Mapping[str, str | int]
-_BROKEN = (OSError, http.client.HTTPException)
+_BROKEN = (OSError, http.client.HTTPException, UnicodeError)
+"""The last one of an address whose host or path cannot be sent."""
 
 
 class Connections:
@@ -170,7 +171,8 @@ class Connections:
         line = _Line(self._url, self._proxy, self._tls, self.access.route.server_name)
         try:
             line.connect()
-        except OSError as error:
+        except (*_BROKEN, ValueError) as error:
+            line.close()
             raise _no_answer("connect to", self.access.server, error) from error
         line.sock.settimeout(ANSWER_S_MAX)
         line.sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
