@@ -109,10 +109,12 @@ class _Lease(Struct):
     spec: _Spec = field(default_factory=_Spec)
 
     def silent_s(self, now_s: float) -> float | None:
-        """Since it was renewed; None where it never was."""
-        if not self.spec.renew_time:
+        """Since it was renewed; None where it never was, or at a time that is none."""
+        try:
+            renewed = datetime.fromisoformat(self.spec.renew_time or "")
+        except ValueError:
             return None
-        return max(0.0, now_s - datetime.fromisoformat(self.spec.renew_time).timestamp())
+        return max(0.0, now_s - renewed.timestamp())
 
     def is_held(self, now_s: float) -> bool:
         """Whether somebody renews it, with as much again for clocks that differ."""

@@ -90,3 +90,13 @@ def test_the_clock_of_the_server_is_read_from_its_answers() -> None:
     assert seconds_ahead(date, now_s + 1.5) == 0
     for nonsense in (None, "", "yesterday"):
         assert seconds_ahead(nonsense, now_s) == 0
+
+
+@pytest.mark.parametrize("time", ["0000-01-01T00:00:00.000000Z", "never"])
+def test_a_lease_that_somebody_made_up_stops_nobody(served: Served, time: str) -> None:
+    """Kubernetes has a year 0, which Python has not."""
+    client, server = served
+    server.lease("team", renewTime=time)
+    assert read_controller(client.connections).holder == ""
+    server.lease()
+    assert read_controller(client.connections).holder == "pod_1_abc"
