@@ -21,8 +21,9 @@ from mlsched.adapters.kubernetes.announcements import (
     read_announcement,
 )
 from mlsched.adapters.kubernetes.connections import Connections
-from mlsched.adapters.kubernetes.errors import ApiError, NoAnswerError
+from mlsched.adapters.kubernetes.errors import ApiError
 from mlsched.adapters.kubernetes.objects import Metadata, decode_raw_list
+from mlsched.api.clusters.problems import TROUBLES
 from mlsched.units import format_span
 
 NO_CONTROLLER = (
@@ -87,7 +88,7 @@ class RecentView:
         """Why nothing is placed; never an error, since the job is there whatever comes of this."""
         try:
             trouble = self._look().trouble
-        except (ApiError, NoAnswerError):
+        except TROUBLES:
             return []
         return [trouble] if trouble else []
 

@@ -14,6 +14,8 @@ import threading
 from collections.abc import Callable
 from pathlib import Path
 
+import msgspec
+
 from mlsched.adapters.kubernetes.connections import Connections, Flow
 from mlsched.adapters.kubernetes.errors import ApiError, NoAnswerError
 from mlsched.adapters.kubernetes.objects import (
@@ -26,7 +28,7 @@ from mlsched.adapters.kubernetes.pods import ATTEMPT_LABEL, INDEX_LABEL, JOB_LAB
 from mlsched.api.clusters.lines import LineJoiner
 from mlsched.api.clusters.names import Reference, parse_reference
 from mlsched.api.clusters.patience import Patience
-from mlsched.api.clusters.problems import translate
+from mlsched.api.clusters.problems import TROUBLES, translate
 from mlsched.api.interfaces import JsonObject, Outputs
 from mlsched.errors import MlschedError
 
@@ -168,7 +170,7 @@ class AttemptMirror:
                     mirror = self._mirror(pod, container.name)
                     if mirror is not None:
                         mirror.copy()
-        except (ApiError, NoAnswerError) as error:
+        except TROUBLES as error:
             raise translate(error, self._connections.access.context) from error
         if not pods:
             self._on_problem("its pods are gone, and their output with them.")
@@ -180,7 +182,7 @@ class AttemptMirror:
                 if self._find() and is_last:
                     break
                 self._settled.wait(PAUSE_S) if not is_last else self._closed.wait(PAUSE_S)
-        except (ApiError, NoAnswerError) as error:
+        except TROUBLES as error:
             self._on_problem(translate(error, self._connections.access.context).message)
         finally:
             self._has_all = True
@@ -279,7 +281,7 @@ class ContainerMirror:
                 finally:
                     # A last line may have no end, and its pod may go before it is asked for again.
                     file.write(self._lines.finish())
-        except (ApiError, MlschedError) as error:
+        except (ApiError, MlschedError, msgspec.DecodeError) as error:
             if not self._closed.is_set():
                 self._on_problem(f"the output of {self._container} cannot be shown: {error}")
         except OSError as error:

@@ -6,6 +6,8 @@ import contextlib
 import re
 from collections.abc import Iterator
 
+import msgspec
+
 from mlsched.adapters.kubernetes.errors import ApiError, NoAnswerError
 from mlsched.errors import (
     ConfigError,
@@ -26,6 +28,10 @@ _FORBIDDEN = re.compile(
     r'(?: in API group "(?P<group>[^"]*)")?(?P<where>.*)'
 )
 
+Trouble = ApiError | NoAnswerError | msgspec.DecodeError
+TROUBLES = (ApiError, NoAnswerError, msgspec.DecodeError)
+"""How a request fails; the last where somebody answers who is no API server."""
+
 _NAMESPACE = re.compile(r'namespaces "([^"]*)" not found')
 
 
@@ -38,12 +44,17 @@ def translated(context: str) -> Iterator[None]:
     """
     try:
         yield
-    except (ApiError, NoAnswerError) as error:
+    except TROUBLES as error:
         raise translate(error, context) from error
 
 
-def translate(error: ApiError | NoAnswerError, context: str) -> MlschedError:
+def translate(error: Trouble, context: str) -> MlschedError:
     """The error of mlsched that says the same, and what to do."""
+    if isinstance(error, msgspec.DecodeError):
+        return UnreachableError(
+            f"the API server of context {context} answered what cannot be read: {error}.",
+            "Perhaps it is none: 'kubectl config view' shows its address. Or mlsched is too old.",
+        )
     if isinstance(error, NoAnswerError):
         return UnreachableError(
             f"the API server of context {context} does not answer: {error.message}",

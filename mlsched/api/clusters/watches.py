@@ -21,7 +21,7 @@ from mlsched.adapters.kubernetes.objects import WatchEvent, decode_watch_event, 
 from mlsched.api.closing import Closing
 from mlsched.api.clusters.names import Reference
 from mlsched.api.clusters.patience import Patience
-from mlsched.api.clusters.problems import translate
+from mlsched.api.clusters.problems import TROUBLES, translate
 from mlsched.api.clusters.records import Record, decode_list, decode_record, not_found
 from mlsched.errors import MlschedError
 from mlsched.model.jobs import Job, JobState
@@ -199,7 +199,7 @@ class WatchStream(Closing):
         try:
             while not self._closed.is_set() and not self._changes.is_over:
                 self._go_on()
-        except (ApiError, NoAnswerError) as error:
+        except TROUBLES as error:
             self._queue.put(translate(error, self._connections.access.context))
         except MlschedError as error:
             self._queue.put(error)

@@ -15,6 +15,7 @@ from mlsched.errors import (
     NotFoundError,
     PermanentError,
     SpecError,
+    UnreachableError,
 )
 from tests.unit.api.clusters.conftest import JOBS, mljob
 
@@ -384,3 +385,12 @@ def test_views_have_the_keys_of_jobs_of_one_machine(served, submit):
     (job,) = submit()["jobs"]
     assert job.keys() == local.keys()
     assert json.dumps(job)
+
+
+@pytest.mark.parametrize("op", ["list", "show", "why", "gpus", "ping"])
+def test_an_answer_of_somebody_else_is_an_error_of_the_context(served, op):
+    """A login page, say, of whoever stands between."""
+    client, server = served
+    server.get = lambda path, params=None: b"<html>log in</html>"
+    with pytest.raises(UnreachableError, match="context prod answered what cannot be read"):
+        client.call(op, job="train")
