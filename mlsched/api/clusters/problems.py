@@ -50,16 +50,20 @@ def translated(context: str) -> Iterator[None]:
 
 def translate(error: Trouble, context: str) -> MlschedError:
     """The error of mlsched that says the same, and what to do."""
-    if isinstance(error, msgspec.DecodeError):
-        return UnreachableError(
-            f"the API server of context {context} answered what cannot be read: {error}.",
-            "Perhaps it is none: 'kubectl config view' shows its address. Or mlsched is too old.",
-        )
+    if isinstance(error, ApiError):
+        return _refused(error, context)
     if isinstance(error, NoAnswerError):
         return UnreachableError(
             f"the API server of context {context} does not answer: {error.message}",
             f"'kubectl --context {context} version' and 'mlsched -c {context} doctor' tell more.",
         )
+    return UnreachableError(
+        f"the API server of context {context} answered what cannot be read: {error}.",
+        "Perhaps it is none: 'kubectl config view' shows its address. Or mlsched is too old.",
+    )
+
+
+def _refused(error: ApiError, context: str) -> MlschedError:
     special = {401: _unauthorized, 403: _forbidden, 404: _missing}.get(error.code)
     if special is not None:
         return special(error, context)
