@@ -51,6 +51,8 @@ class Changes:
         self._records: dict[str, Record] = {}
         self._told: dict[str, JsonObject] = {}
         self._open: set[str] = set()
+        self._gone: set[str] = set()
+        """What was wanted and deleted: nobody waits for what is made under its name later."""
         self._has_begun = False
 
     @property
@@ -68,18 +70,31 @@ class Changes:
         self._has_begun = True
 
     def put(self, record: Record) -> Iterator[JsonObject]:
-        """Take the newest version of an object."""
-        self._records[record.object.metadata.key] = record
+        """Take the newest version of an object; one that was made anew is another object."""
+        key = record.object.metadata.key
+        known = self._records.get(key)
+        if known is not None and known.object.metadata.uid != record.object.metadata.uid:
+            yield from self.remove(key)
+        if key in self._gone:
+            return
+        self._records[key] = record
         for job in self._chosen(record):
             yield from self._tell(job)
 
     def remove(self, key: str) -> Iterator[JsonObject]:
         """An object was deleted: for whoever waits for its jobs they were cancelled."""
         record = self._records.pop(key, None)
-        for job in self._chosen(record) if record is not None else ():
+        if record is None:
+            return
+        for job in self._chosen(record):
             if not job.state.is_ended:
                 reason = Reason(ReasonCode.CANCELLED, "its MLJob was deleted")
                 yield from self._tell(replace(job, state=JobState.CANCELLED, reason=reason))
+        if self._wanted is not None:
+            self._gone.add(key)
+            return
+        for job in record.jobs:
+            self._told.pop(job.id, None)
 
     def missing(self) -> Reference | None:
         """A job that is wanted and that no list has had."""

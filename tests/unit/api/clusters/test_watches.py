@@ -13,6 +13,7 @@ from mlsched.adapters.kubernetes.kubeconfigs import Static
 from mlsched.api.clusters import patience, watches
 from mlsched.api.clusters.names import Reference
 from mlsched.api.clusters.patience import TROUBLE_S_MAX
+from mlsched.api.clusters.records import decode_record
 from mlsched.api.clusters.watches import SILENCE_S_MAX, Changes, WatchStream
 from mlsched.errors import UnreachableError
 from tests.unit.api.clusters.conftest import mljob, record
@@ -173,3 +174,39 @@ def test_a_server_that_is_busy_is_asked_again(monkeypatch):
     busy = ApiError(429, "TooManyRequests", "slow down", 1.0)
     server = Watched(monkeypatch, [[busy], [BOOKMARK.encode()], [busy], [ENDED]])
     assert seen(server) == ["PENDING", "SUCCEEDED"]
+
+
+def anew(**more):
+    body = mljob(version=5, **more)
+    body["metadata"]["uid"] = "uid-another"
+    return decode_record(json.dumps(body).encode())
+
+
+@pytest.mark.parametrize("by_list", [False, True])
+def test_a_job_that_is_made_anew_under_its_name_is_another(by_list):
+    """What was waited for was cancelled, whatever becomes of the other."""
+    changes = Changes([Reference("team", "train"), Reference("team", "other")], "ended")
+    list(changes.replace_all([record(status=RUNNING), record("other")]))
+    if by_list:
+        events = list(changes.replace_all([anew(), record("other")]))
+    else:
+        events = [*changes.remove("team/train"), *changes.put(anew())]
+    assert states(events) == [("train", "CANCELLED")]
+    assert states(changes.put(anew(status=DONE))) == []
+    assert states(changes.put(record("other", status=DONE))) == [("other", "SUCCEEDED")]
+    assert changes.is_over
+
+
+def test_without_names_a_job_that_is_made_anew_is_told():
+    changes = Changes(None, None)
+    list(changes.replace_all([record(status=RUNNING)]))
+    assert states(changes.put(anew())) == [("train", "CANCELLED"), ("train", "PENDING")]
+
+
+def test_nothing_is_kept_of_jobs_that_are_gone():
+    changes = Changes(None, None)
+    list(changes.replace_all([record("old", status=DONE)]))
+    for number in range(5):
+        list(changes.put(record(f"j-{number}", status=DONE)))
+        list(changes.remove(f"team/j-{number}"))
+    assert len(changes._told) <= 1
