@@ -7,13 +7,13 @@ upgraded, is opened again. Used by ``run``, ``wait``, ``logs -f``, `Job.result` 
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 from mlsched.api.client import TornReplyError
 from mlsched.api.closing import Closing
 from mlsched.api.interfaces import AnyClient, AnyStream
-from mlsched.errors import UnreachableError
+from mlsched.errors import NotFoundError, UnreachableError
 
 JsonObject = dict[str, Any]
 
@@ -42,7 +42,7 @@ class JobWatch(Closing):
         until: ``ended``, or ``running`` (an end counts too). None: for ever.
 
     Attributes:
-        jobs: The newest JOB object of each job that was seen, by id.
+        jobs: The newest JOB object of each job that was seen, by id; without names, of open ones.
         is_over: True when all have reached ``until``.
     """
 
@@ -73,19 +73,49 @@ class JobWatch(Closing):
         if self.is_over:
             return []
         try:
-            if self._stream is None:
-                self._stream = self._open()
-            events = self._stream.poll(timeout_s)
+            events = self._look(timeout_s)
             self._broken_at = None
-        except (TornReplyError, ConnectionError):
-            self._reopen_later()
+        except (UnreachableError, ConnectionError) as error:
+            is_torn = isinstance(error, (TornReplyError, ConnectionError))
+            if not is_torn and self._broken_at is None:
+                raise
+            self._reopen_later(error)
             return []
-        for event in events:
-            self.jobs[event["id"]] = event
-        if self._stream.is_over:
+        if self._stream is not None and self._stream.is_over:
             self.close()
             self.is_over = True
-        return events
+        return [event for event in events if self._take(event)]
+
+    def _look(self, timeout_s: float) -> list[JsonObject]:
+        if self._stream is not None:
+            return self._stream.poll(timeout_s)
+        self._stream = self._client.stream(
+            "watch", jobs=self._names, until=self._until, timeout_s=None
+        )
+        if self._names is not None or not self.jobs:
+            return self._stream.poll(timeout_s)
+        events = self._stream.poll(min(timeout_s, LOOK_S))
+        return events if self._stream.is_over else [*self._missed(events), *events]
+
+    def _missed(self, events: Iterable[JsonObject]) -> Iterator[JsonObject]:
+        """What became of jobs that a new service does not tell of, since they have ended."""
+        told = {event["id"] for event in events}
+        for job in [one for key, one in self.jobs.items() if key not in told]:
+            try:
+                found = self._client.call("show", job=job["id"])
+            except NotFoundError:
+                del self.jobs[job["id"]]
+            else:
+                yield {key: found[key] for key in job}
+
+    def _take(self, event: JsonObject) -> bool:
+        """Keep the newest version of a job; whether it is another than before."""
+        before = self.jobs.get(event["id"])
+        if self._names is None and event["state"] in ENDED_STATES:
+            self.jobs.pop(event["id"], None)
+        else:
+            self.jobs[event["id"]] = event
+        return before != event
 
     def wait(self, timeout_s: float | None = None) -> bool:
         """Block until all have reached the state; False when the time is over before.
@@ -100,17 +130,14 @@ class JobWatch(Closing):
             self.poll(min(left_s, INTERRUPT_S_MAX))
         return True
 
-    def _open(self) -> AnyStream:
-        return self._client.stream("watch", jobs=self._names, until=self._until, timeout_s=None)
-
-    def _reopen_later(self) -> None:
+    def _reopen_later(self, error: Exception) -> None:
         self.close()
         now = time.monotonic()
         self._broken_at = self._broken_at or now
         if now - self._broken_at > REOPEN_S_MAX:
             raise UnreachableError(
                 "the service ended and does not come back.", "Run 'mlsched doctor'. Jobs go on."
-            )
+            ) from error
         time.sleep(_REOPEN_PAUSE_S)
 
 

@@ -6,9 +6,10 @@ import json
 
 import pytest
 
-from mlsched.api.client import Client
+from mlsched.api import watching
+from mlsched.api.client import Client, TornReplyError
 from mlsched.api.watching import JobWatch, exit_code_of_job, exit_code_of_jobs
-from mlsched.errors import NotFoundError
+from mlsched.errors import NotFoundError, UnreachableError
 
 
 def _event(state: str, job_id: str = "a") -> bytes:
@@ -41,6 +42,79 @@ def test_a_job_that_does_not_exist_is_an_error_at_once(paths, serve):
 
 def test_nothing_to_wait_for_is_over_at_once(paths):
     assert JobWatch(Client(paths, autostart=False), []).wait(0)
+
+
+def test_nothing_is_kept_of_jobs_that_nobody_named_and_that_have_ended(paths, serve):
+    serve(_event("RUNNING") + _event("SUCCEEDED") + _event("RUNNING", "b") + END)
+    with JobWatch(Client(paths), None, until=None) as watch:
+        assert watch.wait(5)
+        assert set(watch.jobs) == {"b"}
+
+
+def _shown(state: str, job_id: str) -> bytes:
+    return json.dumps({"ok": {"id": job_id, "state": state, "attempts": []}}).encode() + b"\n"
+
+
+def test_ends_that_came_while_the_service_was_replaced_are_told(paths, serve):
+    """The new one tells of open jobs alone; and what did not change is not told again."""
+    begin = _event("RUNNING", "a") + _event("RUNNING", "b")
+    serve(begin, _event("RUNNING", "b") + _event("PENDING", "c"), _shown("FAILED", "a"), END)
+    events = []
+    with JobWatch(Client(paths), None, until=None) as watch:
+        while not watch.is_over:
+            events += watch.poll(5)
+    assert [(one["id"], one["state"]) for one in events] == [
+        ("a", "RUNNING"),
+        ("b", "RUNNING"),
+        ("a", "FAILED"),
+        ("c", "PENDING"),
+    ]
+
+
+class Silent:
+    """A stream that has no more to say."""
+
+    is_over = True
+
+    def poll(self, timeout_s):
+        return []
+
+    def close(self):
+        """Nothing is held."""
+
+
+class Torn(Silent):
+    """A stream whose service ends."""
+
+    is_over = False
+
+    def poll(self, timeout_s):
+        raise TornReplyError("ended")
+
+
+class InAJob:
+    """From inside a job a service cannot be started: it comes back when somebody else needs it."""
+
+    def __init__(self, *answers):
+        self._answers = list(answers)
+
+    def stream(self, op, **args):
+        answer = self._answers.pop(0)
+        if isinstance(answer, Exception):
+            raise answer
+        return answer
+
+
+def test_a_service_that_is_away_for_a_moment_is_waited_for(monkeypatch):
+    monkeypatch.setattr(watching, "_REOPEN_PAUSE_S", 0)
+    away = UnreachableError("cannot be started from inside a job")
+    watch = JobWatch(InAJob(Torn(), away, away, Silent()), ["a"])
+    assert watch.wait()
+
+
+def test_a_service_that_was_never_there_is_an_error_at_once():
+    with pytest.raises(UnreachableError, match="inside a job"):
+        JobWatch(InAJob(UnreachableError("inside a job")), ["a"]).wait()
 
 
 @pytest.mark.parametrize(
