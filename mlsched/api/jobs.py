@@ -206,7 +206,7 @@ class Job:
 
     def add_done_callback(self, function: Callable[[Job], object]) -> None:
         """Call ``function(job)`` once the job has ended, in a thread of its own."""
-        _watch_in_thread(self, lambda: function(self), threading.Event())
+        _watch_in_thread(self, lambda error: function(self), threading.Event())
 
     def __await__(self) -> Generator[Any, None, Any]:
         return self._result_async().__await__()
@@ -216,13 +216,17 @@ class Job:
         ended: asyncio.Future[None] = loop.create_future()
         left = threading.Event()
 
-        def finish() -> None:
-            if not ended.done():
+        def finish(error: Exception | None) -> None:
+            if ended.done():
+                return
+            if error is None:
                 ended.set_result(None)
+            else:
+                ended.set_exception(error)
 
-        def tell() -> None:
+        def tell(error: Exception | None) -> None:
             with suppress(RuntimeError):
-                loop.call_soon_threadsafe(finish)
+                loop.call_soon_threadsafe(finish, error)
 
         _watch_in_thread(self, tell, left)
         try:
@@ -256,19 +260,25 @@ class Job:
         return {"text/plain": repr(self), "text/html": self._repr_html_()}
 
 
-def _watch_in_thread(job: Job, tell: Callable[[], object], left: threading.Event) -> None:
+def _watch_in_thread(
+    job: Job, tell: Callable[[Exception | None], object], left: threading.Event
+) -> None:
     """Call ``tell`` when the job has ended, unless ``left`` is set before; a daemon thread.
 
-    A service that is gone for good counts as an end: whoever waits then gets its error.
+    Whatever ends the watching counts as an end, and is told: nobody must wait for ever.
     """
 
     def watch() -> None:
-        with suppress(MlschedError), JobWatch(connect_to(job.context), [job.id]) as watching:
-            while not watching.is_over:
-                if left.is_set():
-                    return
-                watching.poll(_WATCH_S)
-        tell()
+        try:
+            with JobWatch(connect_to(job.context), [job.id]) as watching:
+                while not watching.is_over:
+                    if left.is_set():
+                        return
+                    watching.poll(_WATCH_S)
+        except Exception as error:  # noqa: BLE001 - whoever waits gets it
+            tell(error)
+        else:
+            tell(None)
 
     threading.Thread(target=watch, name=f"mlsched-{job.name}", daemon=True).start()
 
