@@ -7,6 +7,7 @@ notebooks read. Outside of a job the calls do nothing, so that code runs the sam
 from __future__ import annotations
 
 import json
+import math
 import os
 import time
 from pathlib import Path
@@ -49,7 +50,8 @@ def metrics(**values: Any) -> bool:
     """Keep numbers of this job, shown by ``mlsched report``; later calls add to earlier ones.
 
     Args:
-        values: Numbers, text, or lists of them, by name.
+        values: Numbers, text, or lists of them, by name. Numbers that JSON has not, such as nan,
+            become text.
 
     Returns:
         Whether they were written: not outside of a job.
@@ -57,15 +59,16 @@ def metrics(**values: Any) -> bool:
     Raises:
         TypeError: a value that JSON cannot hold.
     """
+    written = _replace(os.environ.get(METRICS_VARIABLE), _metrics | values)
     _metrics.update(values)
-    return _replace(os.environ.get(METRICS_VARIABLE), _metrics)
+    return written
 
 
 def _replace(path: str | None, told: dict[str, Any]) -> bool:
     """Put a JSON file in place at once, so that nobody reads half of it."""
     if not path:
         return False
-    content = json.dumps(told, default=_to_plain)
+    content = json.dumps(_to_plain(told))
     target = Path(path)
     temporary = target.with_name(f".{target.name}.{os.getpid()}")
     try:
@@ -77,8 +80,18 @@ def _replace(path: str | None, told: dict[str, Any]) -> bool:
 
 
 def _to_plain(value: Any) -> Any:
-    """Numbers of numpy and the like as plain ones."""
-    item = getattr(value, "item", None)
-    if callable(item):
-        return item()
+    """As JSON holds it: arrays as lists, and as text what is no number there, such as nan."""
+    if isinstance(value, str):
+        return value.encode("utf-8", "backslashreplace").decode()
+    if isinstance(value, float):
+        return value if math.isfinite(value) else str(value)
+    if value is None or isinstance(value, int):
+        return value
+    if isinstance(value, dict):
+        return {_to_plain(name): _to_plain(one) for name, one in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_to_plain(one) for one in value]
+    for name in ("tolist", "item"):
+        if callable(convert := getattr(value, name, None)):
+            return _to_plain(convert())
     raise TypeError(f"metrics: {type(value).__name__} is neither a number nor text.")

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from mlsched.api import progress as module
+from mlsched.server.details import read_job_file
 
 
 @pytest.fixture(autouse=True)
@@ -53,3 +54,30 @@ def test_outside_of_a_job_nothing_happens(monkeypatch):
 def test_a_full_disk_does_not_end_the_job(monkeypatch, tmp_path):
     monkeypatch.setenv("MLSCHED_PROGRESS_FILE", str(tmp_path / "gone" / "progress.json"))
     assert not module.progress(1, 1)
+
+
+def test_a_value_that_cannot_be_kept_spoils_no_later_one(tmp_path):
+    with pytest.raises(TypeError):
+        module.metrics(model=object())
+    assert module.metrics(loss=0.5)
+    assert json.loads((tmp_path / "metrics.json").read_text()) == {"loss": 0.5}
+
+
+@pytest.mark.parametrize("nan", [float("nan"), np.float32("nan"), np.float64("nan")])
+def test_numbers_that_json_has_not_are_written_as_text(tmp_path, nan):
+    """The service drops a file that is no JSON, with all that was told before."""
+    assert module.metrics(loss=nan, best=-np.inf, history=[1.0, nan], more={"a": (nan,)})
+    assert module.progress(nan, float("inf"), note="diverged")
+    found = read_job_file(tmp_path, "metrics.json")
+    assert found == {"loss": "nan", "best": "-inf", "history": [1.0, "nan"], "more": {"a": ["nan"]}}
+    assert read_job_file(tmp_path, "progress.json")["done"] == "nan"
+
+
+def test_an_array_is_kept_as_a_list(tmp_path):
+    assert module.metrics(losses=np.array([1.5, np.nan]))
+    assert json.loads((tmp_path / "metrics.json").read_text()) == {"losses": [1.5, "nan"]}
+
+
+def test_text_that_is_no_text_everywhere_is_spelt_out(tmp_path):
+    assert module.progress(1, 1, note="reading \udcff")
+    assert read_job_file(tmp_path, "progress.json")["note"] == "reading \\udcff"
