@@ -22,7 +22,7 @@ NAMESPACE_VARIABLE = "MLSCHED_NAMESPACE"
 IN_CLUSTER = "in-cluster"
 """The service account of the pod that this runs in."""
 
-_CURRENT = re.compile(r"^current_context\s*=.*\n?", re.MULTILINE)
+_CURRENT = re.compile(r"""^[ \t]*["']?current_context["']?[ \t]*=.*\n?""", re.MULTILINE)
 
 
 def current_context(paths: Paths) -> str:
@@ -137,16 +137,44 @@ def write_current(path: Path, context: str) -> None:
     """Set ``current_context`` in config.toml, and leave the rest of it as it is.
 
     Raises:
-        ConfigError: it cannot be written.
+        ConfigError: it cannot be written, or the rest of it cannot be told from that line.
     """
-    import json
+    import tomllib
 
     try:
-        text = path.read_text(encoding="utf-8") if path.exists() else ""
+        path = path.resolve()
+        before = path.read_text(encoding="utf-8") if path.exists() else ""
+        after = _with_current(before, context)
+        if tomllib.loads(after) != {**tomllib.loads(before), "current_context": context}:
+            raise ConfigError(
+                f"cannot tell the line of current_context in {path}.",
+                f"Write it yourself, as the first line: {after.partition(chr(10))[0]}",
+            )
         path.parent.mkdir(parents=True, exist_ok=True)
-        temporary = path.with_name(f".{path.name}.{os.getpid()}")
-        line = f"current_context = {json.dumps(context)}\n"
-        temporary.write_text(line + _CURRENT.sub("", text), encoding="utf-8")
-        temporary.replace(path)
-    except (OSError, UnicodeDecodeError) as error:
+        _replace(path, after)
+    except (OSError, ValueError) as error:
         raise ConfigError(f"cannot write {path}: {error}.") from error
+
+
+def _with_current(text: str, context: str) -> str:
+    """The text with a new first line in place of the one that said it."""
+    import json
+
+    # Escapes of JSON are those of TOML, but for pairs of surrogates and for DEL.
+    quoted = json.dumps(context, ensure_ascii=False).replace("\x7f", "\\u007f")
+    return f"current_context = {quoted}\n{_CURRENT.sub('', text)}"
+
+
+def _replace(path: Path, text: str) -> None:
+    """Put a file in place at once, with the permissions that it had."""
+    import shutil
+
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        temporary.write_text(text, encoding="utf-8")
+        if path.exists():
+            shutil.copymode(path, temporary)
+        temporary.replace(path)
+    except OSError:
+        temporary.unlink(missing_ok=True)
+        raise

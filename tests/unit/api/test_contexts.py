@@ -100,3 +100,43 @@ def test_the_account_of_a_pod_is_never_the_current_context_of_a_kubeconfig(paths
     monkeypatch.delenv("KUBERNETES_SERVICE_HOST", raising=False)
     with pytest.raises(ConfigError, match="there is no service account here"):
         open_client("in-cluster", paths)
+
+
+@pytest.mark.parametrize(
+    "before",
+    ['  current_context = "a"\n', '"current_context" = "a"\n', "current_context='a' # mine\n"],
+)
+def test_the_current_context_is_replaced_however_it_is_written(paths, before):
+    paths.config_file.write_text(f'{before}[defaults]\nqueue = "night"\n')
+    write_current(paths.config_file, "prod")
+    settings = load_settings(paths.config_file)
+    assert (settings.current_context, settings.defaults) == ("prod", {"queue": "night"})
+
+
+@pytest.mark.parametrize("name", ["\U0001f600", 'a"b\\c', "\x7f", "a\tb"])
+def test_a_context_of_any_name_can_be_written(paths, name):
+    write_current(paths.config_file, name)
+    assert load_settings(paths.config_file).current_context == name
+
+
+@pytest.mark.parametrize(
+    "text", ["not toml", '[contexts.a]\nimage = """\ncurrent_context = 1\n"""']
+)
+def test_settings_that_would_be_broken_are_left_as_they_are(paths, text):
+    paths.config_file.write_text(text)
+    with pytest.raises(ConfigError):
+        write_current(paths.config_file, "prod")
+    assert paths.config_file.read_text() == text
+    assert [one.name for one in paths.config_file.parent.glob(".config*")] == []
+
+
+def test_settings_behind_a_link_stay_there(paths, tmp_path):
+    (tmp_path / "dotfiles").mkdir()
+    real = tmp_path / "dotfiles" / "mlsched.toml"
+    real.write_text("")
+    real.chmod(0o600)
+    paths.config_file.symlink_to(real)
+    write_current(paths.config_file, "prod")
+    assert load_settings(real).current_context == "prod"
+    assert paths.config_file.is_symlink()
+    assert real.stat().st_mode & 0o777 == 0o600
