@@ -10,6 +10,7 @@ from mlsched.cli.catalogue import Entry
 from mlsched.cli.session import Session
 
 LOCAL = "local"
+IN_CLUSTER = "in-cluster"
 
 COMMANDS = {
     "ls": Entry("mlsched.cli.context:list_contexts", "List the contexts."),
@@ -22,7 +23,7 @@ JsonObject = dict[str, Any]
 
 def list_contexts(session: Session) -> int:
     """List the contexts; a star marks the current one."""
-    found = _contexts(session.context)
+    found = _contexts(session.asked_context)
 
     def text() -> str:
         from mlsched.cli.render.tables import format_table
@@ -36,6 +37,9 @@ def list_contexts(session: Session) -> int:
         return format_table(heads, cells, heads=session.headers)
 
     session.emit(found, text, [one["name"] for one in found])
+    current = session.asked_context
+    if current not in (IN_CLUSTER, *(one["name"] for one in found)):
+        session.tell(f"the current context {current[:60]!r} is none of these.")
     return 0
 
 

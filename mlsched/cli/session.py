@@ -72,6 +72,13 @@ class Session:
 
         return Paths.from_environment()
 
+    @property
+    def asked_context(self) -> str:
+        """Where requests are to go, whether there is such a context or not."""
+        from mlsched.api.contexts import current_context
+
+        return self._asked_context or current_context(self.paths)
+
     @cached_property
     def context(self) -> str:
         """Where requests go.
@@ -79,9 +86,9 @@ class Session:
         Raises:
             ConfigError: there is no such context.
         """
-        from mlsched.api.contexts import check_context, current_context
+        from mlsched.api.contexts import check_context
 
-        return check_context(self._asked_context or current_context(self.paths))
+        return check_context(self.asked_context)
 
     @property
     def is_local(self) -> bool:

@@ -88,6 +88,14 @@ def test_there_is_one_context(run):
 
 
 def test_stopping_a_service_that_does_not_run_is_no_error(run):
+def test_contexts_are_listed_although_the_current_one_is_gone(run, monkeypatch):
+    monkeypatch.setenv("MLSCHED_CONTEXT", "gone")
+    ended = run("context", "ls", "-o", "json")
+    assert (ended.code, [one["current"] for one in json.loads(ended.out)]) == (0, [False])
+    assert ended.err == "the current context 'gone' is none of these.\n"
+    assert run("context", "show").code == 1
+
+
     ended = run("server", "stop")
     assert ended.code == 0
     assert "does not run" in ended.out
