@@ -94,11 +94,14 @@ def read_env_file(path: str) -> list[tuple[str, str]]:
         SpecError: it cannot be read, or a line is no assignment.
     """
     try:
-        data = Path(path).read_bytes()[:ENV_FILE_BYTES_MAX]
-        lines = data.decode().splitlines()
+        with Path(path).open("rb") as file:
+            data = file.read(ENV_FILE_BYTES_MAX + 1)
+        lines = data.decode().split("\n")
     except (OSError, UnicodeDecodeError, ValueError) as error:
         reason = getattr(error, "strerror", None) or error
         raise SpecError(f"--env-file {one_line(path)[-200:]}: cannot be read: {reason}.") from error
+    if len(data) > ENV_FILE_BYTES_MAX:
+        raise SpecError(f"--env-file {one_line(path)[-200:]}: larger than 1 MiB.")
     pairs = []
     for number, line in enumerate(lines, 1):
         text = line.strip()

@@ -206,3 +206,16 @@ def test_a_preview_of_a_cluster_refuses_nothing_and_says_what_it_cannot_tell():
     ]
     unknown = {**found, "starts_now": None, "reason": {"code": "c", "message": "cannot be told"}}
     assert preview_text(unknown, is_local=False).splitlines()[0] == "# cannot be told"
+
+
+def test_a_file_of_variables_that_is_too_large_is_refused(tmp_path):
+    path = tmp_path / "env"
+    path.write_text("A=1\n" * (1 << 18) + "B=2\n")
+    with pytest.raises(SpecError, match="larger than"):
+        read_env_file(str(path))
+
+
+def test_a_variable_may_have_any_character_but_a_newline(tmp_path):
+    path = tmp_path / "env"
+    path.write_bytes("A=a\u2028b\x0cc\r\nB=b\x85c\n".encode())
+    assert read_env_file(str(path)) == [("--env", "A=a\u2028b\x0cc"), ("--env", "B=b\x85c")]
