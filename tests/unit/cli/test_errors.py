@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 
 import pytest
 
@@ -124,3 +125,11 @@ def test_an_interrupt_exits_130(monkeypatch, capsys):
     monkeypatch.setattr("mlsched.cli.session.write", interrupt)
     assert main(["version", "-o", "json"]) == 130
     assert "Traceback" not in capsys.readouterr().err
+
+
+def test_a_standard_input_that_was_closed_is_empty(run, monkeypatch):
+    monkeypatch.setattr("sys.stdin", None)
+    ended = run("submit", "-")
+    sys.stdin.close()
+    assert (ended.code, ended.out) == (2, "")
+    assert "standard input" in ended.err
