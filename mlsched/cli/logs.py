@@ -102,7 +102,10 @@ def _parse_since(text: str) -> str:
         raise SpecError(
             f"--since: {text[:40]!r} has no time zone.", "Such as 2026-11-26T13:00:00Z, or 10m."
         )
-    return at.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%S.%f")
+    try:
+        return at.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%S.%f")
+    except OverflowError as error:
+        raise SpecError(f"--since: {text[:40]!r} is at no time that a clock shows.") from error
 
 
 def _attempt(session: Session, job: JsonObject, *, previous: bool) -> int:
