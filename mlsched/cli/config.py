@@ -7,7 +7,7 @@ import tomllib
 from typing import Any
 
 from mlsched.cli.catalogue import Entry
-from mlsched.cli.session import Session, write
+from mlsched.cli.session import Session
 
 COMMANDS = {
     "show": Entry("mlsched.cli.config:show", "Show each setting and where it comes from."),
@@ -17,7 +17,8 @@ COMMANDS = {
 
 def path(session: Session) -> int:
     """Print the path of config.toml; it need not exist."""
-    write(str(session.paths.config_file))
+    found = str(session.paths.config_file)
+    session.emit({"path": found}, lambda: found, [found])
     return 0
 
 

@@ -78,6 +78,7 @@ def test_config_show_says_where_each_setting_comes_from(run, installation, monke
     assert rows["flag --gpus"]["source"] == "config.toml, [defaults]"
     assert rows["state_dir"]["source"] == "XDG_STATE_HOME"
     assert run("config", "path").out == f"{path}\n"
+    assert json.loads(run("config", "path", "-o", "json").out) == {"path": str(path)}
 
 
 def test_there_is_one_context(run):
@@ -87,7 +88,6 @@ def test_there_is_one_context(run):
     assert json.loads(run("context", "show", "-o", "json").out)["name"] == "local"
 
 
-def test_stopping_a_service_that_does_not_run_is_no_error(run):
 def test_contexts_are_listed_although_the_current_one_is_gone(run, monkeypatch):
     monkeypatch.setenv("MLSCHED_CONTEXT", "gone")
     ended = run("context", "ls", "-o", "json")
@@ -96,6 +96,7 @@ def test_contexts_are_listed_although_the_current_one_is_gone(run, monkeypatch):
     assert run("context", "show").code == 1
 
 
+def test_stopping_a_service_that_does_not_run_is_no_error(run):
     ended = run("server", "stop")
     assert ended.code == 0
     assert "does not run" in ended.out
