@@ -21,7 +21,7 @@ from mlsched.api.closing import Closing
 from mlsched.api.interfaces import LocalOutputs
 from mlsched.api.starting import start_and_connect
 from mlsched.config import Paths
-from mlsched.errors import ConfigError, MlschedError, UnreachableError, error_from_dict
+from mlsched.errors import ConfigError, MlschedError, SpecError, UnreachableError, error_from_dict
 
 PROTOCOL_VERSION = 1
 DEADLINE_S = 60.0
@@ -108,8 +108,9 @@ class Client:
 
         Raises:
             UnreachableError, ConfigError: as `call`.
+            SpecError: an argument is no text.
         """
-        request = msgspec.json.encode({"op": op, "args": args, "version": PROTOCOL_VERSION})
+        request = _encode({"op": op, "args": args, "version": PROTOCOL_VERSION})
         connection = self._open()
         try:
             connection.sendall(request + b"\n")
@@ -234,6 +235,13 @@ class Stream(Closing):
 
 
 _NOTHING = object()
+
+
+def _encode(request: dict[str, Any]) -> bytes:
+    try:
+        return msgspec.json.encode(request)
+    except UnicodeEncodeError as error:
+        raise SpecError(f"{str(error.object)[:60]!r} is no UTF-8 text.") from error
 
 
 def _is_readable(connection: socket.socket, timeout_s: float) -> bool:

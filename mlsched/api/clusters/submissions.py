@@ -53,6 +53,8 @@ class Submission:
         self.key = str(args.get("idempotency_key") or "")
         if len(self.key) > KEY_CHARACTERS_MAX:
             raise SpecError(f"an idempotency key has at most {KEY_CHARACTERS_MAX} characters.")
+        if not _is_text(self.key):
+            raise SpecError(f"idempotency key: {self.key[:60]!r} is no UTF-8 text.")
         self.user = str(args.get("user") or "")
         self.namespace = found.metadata.namespace or namespace
         self.given_name = found.metadata.name
@@ -97,6 +99,10 @@ class Submission:
     def body(self, name: str) -> bytes:
         """The same as JSON."""
         return msgspec.json.encode(self.document(name))
+
+
+def _is_text(text: str) -> bool:
+    return text == text.encode("utf-8", "replace").decode()
 
 
 def check_pods(spec: JobSpec, namespace: str, image: str) -> None:

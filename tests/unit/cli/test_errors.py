@@ -31,6 +31,9 @@ from mlsched.cli.main import main, report, wants_json
         (["ls", "--limit", "x"], "not a number", "mlsched ls --help"),
         (["wait", "x", "--for", "ever"], "--for: expected done or running", ""),
         (["wait", "x", "--timeout", "5"], "--timeout", "unit"),
+        (["show", "\udcff"], "is no UTF-8", ""),
+        (["ls", "--queue", "a\udcff"], "is no UTF-8", ""),
+        (["submit", "--idempotency-key", "\udcff", "--", "x"], "is no UTF-8", ""),
     ],
 )
 def test_a_wrong_command_line_says_what_is_wrong_and_exits_2(run, words, said, advice):

@@ -394,3 +394,8 @@ def test_an_answer_of_somebody_else_is_an_error_of_the_context(served, op):
     server.get = lambda path, params=None: b"<html>log in</html>"
     with pytest.raises(UnreachableError, match="context prod answered what cannot be read"):
         client.call(op, job="train")
+
+
+def test_a_key_that_is_no_text_is_refused(submit):
+    with pytest.raises(SpecError, match="is no UTF-8 text"):
+        submit(key="a\udcff")
