@@ -31,7 +31,10 @@ def progress_share(progress: dict[str, Any]) -> float | None:
     done, total = progress.get("done"), progress.get("total")
     if not isinstance(done, (int, float)) or not isinstance(total, (int, float)) or total <= 0:
         return None
-    return min(1.0, max(0.0, done / total))
+    try:
+        return min(1.0, max(0.0, done / total))
+    except OverflowError:
+        return None
 
 
 def progress_text(progress: dict[str, Any]) -> str:
@@ -46,4 +49,7 @@ def progress_text(progress: dict[str, Any]) -> str:
 def _number(found: Any) -> str:
     if isinstance(found, bool) or not isinstance(found, (int, float)):
         return str(found)[:40]
-    return f"{found:,.0f}" if float(found).is_integer() else f"{found:,.4g}"
+    try:
+        return f"{found:,.0f}" if float(found).is_integer() else f"{found:,.4g}"
+    except OverflowError:
+        return "beyond 1e308"
