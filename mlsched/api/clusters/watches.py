@@ -274,7 +274,9 @@ class WatchStream(Closing):
             for line in flow.lines():
                 self._take(line)
                 if self._changes.is_over:
-                    break
+                    return
+        # Some proxies end each watch at once, and nothing is lost by a pause.
+        self._closed.wait(_PAUSE_S)
 
     def _take(self, line: bytes) -> None:
         event = decode_watch_event(line)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import threading
 from types import SimpleNamespace
 
 import pytest
@@ -210,3 +211,19 @@ def test_nothing_is_kept_of_jobs_that_are_gone():
         list(changes.put(record(f"j-{number}", status=DONE)))
         list(changes.remove(f"team/j-{number}"))
     assert len(changes._told) <= 1
+
+
+def test_a_server_that_ends_each_watch_at_once_is_not_asked_without_a_pause(monkeypatch):
+    """Some proxies end what has no end."""
+    waits = []
+
+    class Event(threading.Event):
+        def wait(self, timeout=None):
+            waits.append(timeout)
+            return self.is_set()
+
+    names = SimpleNamespace(Event=Event, Thread=threading.Thread)
+    monkeypatch.setattr(watches, "threading", names)
+    server = Watched(monkeypatch, [[0.0], [0.0], [BOOKMARK.encode()], [ENDED]])
+    assert seen(server) == ["PENDING", "SUCCEEDED"]
+    assert len(waits) == 3
