@@ -33,8 +33,8 @@ from mlsched.api.clusters.records import (
 )
 from mlsched.api.clusters.submissions import Submission, first_job
 from mlsched.api.clusters.troubles import starting_troubles
-from mlsched.api.clusters.watches import WatchStream
-from mlsched.api.interfaces import Args, JsonObject
+from mlsched.api.clusters.watches import JoinedStream, WatchStream
+from mlsched.api.interfaces import AnyStream, Args, JsonObject
 from mlsched.config import Paths
 from mlsched.errors import ConfigError, ConflictError, NotFoundError, SpecError
 from mlsched.model.jobs import Job, JobState
@@ -117,7 +117,7 @@ class ClusterClient:
         with translated(self.context):
             return operation(args)
 
-    def stream(self, op: str, /, **args: Any) -> WatchStream:
+    def stream(self, op: str, /, **args: Any) -> AnyStream:
         """Send ``watch``, which answers with events; the caller closes the stream.
 
         Raises:
@@ -127,8 +127,15 @@ class ClusterClient:
             raise AssertionError(f"{op} answers with no events")
         texts = args.get("jobs")
         wanted = None if texts is None else [self._reference(str(text)) for text in texts]
-        spaces = {one.namespace for one in wanted or ()} or {self.namespace}
-        namespace = spaces.pop() if len(spaces) == 1 else ""
+        if wanted is None:
+            return self._watch(self.namespace, None, args)
+        spaces: dict[str, list[Reference]] = {}
+        for one in wanted:
+            spaces.setdefault(one.namespace, []).append(one)
+        streams = [self._watch(space, inside, args) for space, inside in spaces.items()]
+        return streams[0] if len(streams) == 1 else JoinedStream(streams)
+
+    def _watch(self, namespace: str, wanted: list[Reference] | None, args: Args) -> WatchStream:
         return WatchStream(
             self.connections, namespace, wanted, args.get("until"), args.get("timeout_s")
         )

@@ -6,6 +6,7 @@ look at other things meanwhile and Ctrl-C is noticed at once.
 
 from __future__ import annotations
 
+import math
 import queue
 import threading
 import time
@@ -33,6 +34,9 @@ WATCH_S = 290
 
 SILENCE_S_MAX = 90.0
 """Bookmarks come about once a minute: a watch that is silent for longer is half open."""
+
+SLICE_S = 0.1
+"""How long one of several streams is waited for before the others are looked at."""
 
 _PAUSE_S = 0.3
 
@@ -131,7 +135,7 @@ class WatchStream(Closing):
     """Iterating gives JOB objects; afterwards ``result`` says whether the time was over.
 
     Args:
-        namespace: In which to look; empty for all.
+        namespace: In which to look.
         wanted: Which jobs; None for every job that is open or comes.
         until: As `Changes` has it.
         timeout_s: Give up after so long; None never.
@@ -297,6 +301,50 @@ class WatchStream(Closing):
         if event.type == "DELETED":
             return self._changes.remove(record.object.metadata.key)
         return self._changes.put(record)
+
+
+class JoinedStream(Closing):
+    """Several streams as one, since nobody need have rights in more than his own namespaces.
+
+    Args:
+        streams: At least one.
+    """
+
+    def __init__(self, streams: Sequence[WatchStream]) -> None:
+        self._streams = streams
+        self.is_over = False
+        self.result: Any = None
+
+    def close(self) -> None:
+        """Leave all."""
+        for stream in self._streams:
+            stream.close()
+
+    def __iter__(self) -> Iterator[Any]:
+        while not self.is_over:
+            yield from self.poll(None)
+
+    def poll(self, timeout_s: float | None) -> list[Any]:
+        """Events that arrive within so many seconds; None waits for the next one."""
+        deadline = math.inf if timeout_s is None else time.monotonic() + timeout_s
+        while True:
+            left_s = max(0.0, min(SLICE_S, deadline - time.monotonic()))
+            events = self._take(left_s)
+            if events or self.is_over or not left_s:
+                return events
+
+    def _take(self, wait_s: float) -> list[Any]:
+        """What each has now, waiting for the first one that goes on."""
+        events: list[Any] = []
+        for stream in self._streams:
+            if not stream.is_over:
+                events += stream.poll(wait_s)
+                wait_s = 0.0
+        self.is_over = all(stream.is_over for stream in self._streams)
+        if self.is_over:
+            timed_out = any(stream.result["timed_out"] for stream in self._streams)
+            self.result = {"timed_out": timed_out}
+        return events
 
 
 class _VersionMetadata(msgspec.Struct, rename="camel"):

@@ -9,6 +9,7 @@ import pytest
 
 from mlsched.adapters.kubernetes.announcements import LEASES, SETTINGS_ANNOTATION
 from mlsched.adapters.kubernetes.errors import ApiError, NoAnswerError
+from mlsched.api.watching import JobWatch
 from mlsched.errors import (
     ConfigError,
     ConflictError,
@@ -399,3 +400,31 @@ def test_an_answer_of_somebody_else_is_an_error_of_the_context(served, op):
 def test_a_key_that_is_no_text_is_refused(submit):
     with pytest.raises(SpecError, match="is no UTF-8 text"):
         submit(key="a\udcff")
+
+
+DONE = {"state": "SUCCEEDED", "attempt": 1, "exitCode": 0}
+
+
+def ended(namespace, name, **status):
+    body = mljob(name, status=DONE | status)
+    body["metadata"]["namespace"] = namespace
+    return body
+
+
+def test_jobs_of_several_namespaces_need_rights_in_these_alone(served):
+    client, server = served
+    for namespace in ("team", "other"):
+        path = f"/apis/mlsched.io/v1alpha1/namespaces/{namespace}/mljobs/x"
+        server.objects[path] = ended(namespace, "x")
+    server.forbidden = {"/apis/mlsched.io/v1alpha1/mljobs"}
+    with JobWatch(client, ["team/x", "other/x"]) as watch:
+        assert watch.wait(20)
+        assert set(watch.jobs) == {"team/x", "other/x"}
+
+
+def test_of_several_namespaces_one_without_rights_is_an_error(served):
+    client, server = served
+    server.put(ended("team", "x"))
+    server.forbidden = {"/apis/mlsched.io/v1alpha1/namespaces/other/mljobs"}
+    with JobWatch(client, ["x", "other/x"]) as watch, pytest.raises(PermanentError):
+        watch.wait(20)
