@@ -402,4 +402,7 @@ def gpus(*, context: str = "") -> list[JsonObject]:
     Args:
         context: Of which cluster, or ``local``; empty for the current context.
     """
-    return [dict(device) for device in connect_to(context).call("node")["devices"]]
+    found = connect_to(context).call("node")
+    for note in found.get("notes", ()):
+        warnings.warn(note, RuntimeWarning, stacklevel=2)
+    return [dict(device) for device in found["devices"]]

@@ -343,7 +343,7 @@ class ClusterClient:
 
     def _node(self, args: Args) -> JsonObject:
         lists = read_lists(self.connections, self.namespace)
-        return cluster_view(Picture(lists), self.context)
+        return cluster_view(Picture(lists), self.context) | {"notes": lists.notes}
 
     def _report(self, args: Args) -> JsonObject:
         """What jobs waited and ran; what they used is not kept in a cluster."""

@@ -7,7 +7,7 @@ from typing import Any
 from mlsched.api.texts import progress_share, progress_text
 from mlsched.cli.render.jobs import reason_text
 from mlsched.cli.render.tables import format_table
-from mlsched.cli.render.texts import format_since, utc_now
+from mlsched.cli.render.texts import format_since, one_line, utc_now
 from mlsched.units import format_bytes, format_cpus
 
 JsonObject = dict[str, Any]
@@ -16,7 +16,8 @@ BAR_CELLS = 20
 
 def dashboard_text(state: JsonObject, *, color: bool, width: int = 0) -> str:
     """Three parts: what is free, GPUs with their holders, jobs with their progress."""
-    parts = [_node_line(state["node"])]
+    notes = [f"note: {one_line(note)}" for note in state["node"].get("notes", ())]
+    parts = ["\n".join([_node_line(state["node"]), *notes])]
     devices = state["node"]["devices"]
     if devices:
         rows = [_device_row(device) for device in devices]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
+from types import SimpleNamespace
 
 import pytest
 
@@ -38,3 +39,14 @@ def test_a_callback_is_called_although_the_watching_failed(monkeypatch):
     monkeypatch.setattr(module, "connect_to", fail)
     Job("train-1", "id", "local").add_done_callback(lambda job: called.set())
     assert called.wait(20)
+
+
+def test_what_may_not_be_seen_of_a_cluster_is_warned_of(monkeypatch):
+    found = {"devices": [], "notes": ["you may not list nodes"]}
+    monkeypatch.setattr(module, "connect_to", lambda context: SimpleNamespace(call=found_by(found)))
+    with pytest.warns(RuntimeWarning, match="may not list nodes"):
+        assert module.gpus(context="prod") == []
+
+
+def found_by(found):
+    return lambda op: found

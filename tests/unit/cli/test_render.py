@@ -170,8 +170,10 @@ def test_top_shows_the_machine_its_gpus_and_its_jobs():
     text = dashboard_text({"node": node, "jobs": [running]}, color=False)
     for word in ("3/4 given", "4 GiB/8 GiB", "1/2 held", "Xid 79", "train-1", "50%"):
         assert word in text
-    empty = {**node, "devices": []}
-    assert "no active jobs" in dashboard_text({"node": empty, "jobs": []}, color=False)
+    empty = {**node, "devices": [], "notes": ["you may not list nodes"]}
+    text = dashboard_text({"node": empty, "jobs": []}, color=False)
+    assert "no active jobs" in text
+    assert "\nnote: you may not list nodes\n" in text
 
 
 @pytest.mark.parametrize(("part", "whole", "cells"), [(0, 4, 0), (4, 4, 20), (9, 4, 20), (1, 0, 0)])

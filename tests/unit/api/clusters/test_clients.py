@@ -428,3 +428,9 @@ def test_of_several_namespaces_one_without_rights_is_an_error(served):
     server.forbidden = {"/apis/mlsched.io/v1alpha1/namespaces/other/mljobs"}
     with JobWatch(client, ["x", "other/x"]) as watch, pytest.raises(PermanentError):
         watch.wait(20)
+
+
+def test_a_view_of_the_cluster_says_what_it_could_not_see(served):
+    client, server = served
+    server.forbidden = {NODES}
+    assert client.call("node")["notes"] == ["you may not list nodes"]
