@@ -119,6 +119,7 @@ def _table(session: Session, jobs: list[dict[str, Any]]) -> str:
 
 def _watch(session: Session, query: dict[str, Any]) -> int:
     """Redraw the table for ever; with ``-o json`` one JOB object a line for each change."""
+    from mlsched.cli.looking import Looks
     from mlsched.cli.render.documents import to_json_line
 
     if session.is_data:
@@ -130,9 +131,10 @@ def _watch(session: Session, query: dict[str, Any]) -> int:
                 for job in changes.poll(3600.0):
                     if (not states or job["state"] in states) and queue in (None, job["queue"]):
                         write(job["name"] if session.output == "name" else to_json_line(job))
+    looks = Looks(lambda: session.client.call("list", **query)["jobs"])
     shown = None
     while True:
-        jobs = session.client.call("list", **query)["jobs"]
+        jobs = looks.look()
         text = _table(session, jobs) or "no jobs"
         if sys.stdout.isatty():
             write(f"\x1b[H\x1b[2J{text}")

@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import sys
 import time
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from mlsched.cli.session import Session, write
+from mlsched.errors import NotFoundError
+
+if TYPE_CHECKING:
+    from mlsched.api.interfaces import AnyClient
 
 EXAMPLES = """
 mlsched top
@@ -17,6 +21,7 @@ mlsched top --once
 
 JsonObject = dict[str, Any]
 JOBS_MAX = 50
+PERIOD_S_MIN, PERIOD_S_MAX = 0.2, 86_400.0
 LOCAL_PERIOD_S = 2.0
 CLUSTER_PERIOD_S = 10.0
 """Each look lists the nodes and pods of the whole cluster."""
@@ -40,7 +45,7 @@ def top(
     if once or not sys.stdout.isatty():
         return _print_once(session)
     default_s = LOCAL_PERIOD_S if session.is_local else CLUSTER_PERIOD_S
-    return _redraw(session, max(0.2, period or default_s))
+    return _redraw(session, min(max(PERIOD_S_MIN, period or default_s), PERIOD_S_MAX))
 
 
 def read_state(session: Session) -> JsonObject:
@@ -48,10 +53,16 @@ def read_state(session: Session) -> JsonObject:
     client = session.client
     node = client.call("node")
     jobs = client.call("list", all=False, limit=JOBS_MAX, state=None, queue=None)["jobs"]
-    shown = [
-        client.call("show", job=job["id"]) if job["state"] == "RUNNING" else job for job in jobs
-    ]
-    return {"node": node, "jobs": shown}
+    shown = [job if job["state"] != "RUNNING" else _show(client, job) for job in jobs]
+    return {"node": node, "jobs": [job for job in shown if job is not None]}
+
+
+def _show(client: AnyClient, job: JsonObject) -> JsonObject | None:
+    """With its progress; None where it was deleted meanwhile."""
+    try:
+        return dict(client.call("show", job=job["id"]))
+    except NotFoundError:
+        return None
 
 
 def _print_once(session: Session) -> int:
@@ -66,13 +77,16 @@ def _redraw(session: Session, period_s: float) -> int:
     from rich.live import Live
     from rich.text import Text
 
+    from mlsched.cli.looking import Looks
     from mlsched.cli.render.dashboards import dashboard_text
 
     color = session.has_color()
     console = Console(no_color=not color)
 
+    looks = Looks(lambda: read_state(session))
+
     def view() -> Text:
-        return Text.from_ansi(dashboard_text(read_state(session), color=color, width=console.width))
+        return Text.from_ansi(dashboard_text(looks.look(), color=color, width=console.width))
 
     try:
         with Live(view(), console=console, screen=True, auto_refresh=False) as live:
