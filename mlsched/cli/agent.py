@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import math
 import sys
 from typing import Annotated
 
 import typer
 
+TIME_S_MAX = 86_400
 SOCKET = "/var/lib/kubelet/pod-resources/kubelet.sock"
 
 
@@ -22,10 +24,14 @@ def agent(
         str, typer.Option("--context", "-c", metavar="NAME", help="Which context of it.")
     ] = "",
     period: Annotated[
-        float, typer.Option("--period", min=0.1, help="Seconds between two readings.")
+        float,
+        typer.Option("--period", min=0.1, max=TIME_S_MAX, help="Seconds between two readings."),
     ] = 10.0,
     heartbeat: Annotated[
-        float, typer.Option("--heartbeat", min=1, help="Seconds without a change between two.")
+        float,
+        typer.Option(
+            "--heartbeat", min=1, max=TIME_S_MAX, help="Seconds without a change between two."
+        ),
     ] = 300.0,
     pod_resources: Annotated[
         str, typer.Option("--pod-resources", metavar="SOCKET", help="Of the kubelet.")
@@ -42,6 +48,8 @@ def agent(
     from mlsched.agent.processes import serve_agent
     from mlsched.errors import SpecError
 
+    if math.isnan(period) or math.isnan(heartbeat):
+        raise SpecError("--period, --heartbeat: expected seconds, found nan.")
     if not node:
         raise SpecError(
             "which node this is is not known: expected --node, or NODE_NAME in the environment.",

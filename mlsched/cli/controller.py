@@ -8,6 +8,9 @@ from typing import Annotated, Any
 
 import typer
 
+LEASE_S_MAX = 3600
+"""A Lease has whole seconds above 0; more than an hour would leave a cluster alone for too long."""
+
 app = typer.Typer(
     invoke_without_command=True,
     no_args_is_help=False,
@@ -62,9 +65,12 @@ def controller(  # noqa: PLR0913 - one parameter an option
         return
     from mlsched.adapters.kubernetes.configs import load_access
     from mlsched.adapters.kubernetes.leases import Timing
+    from mlsched.errors import SpecError
     from mlsched.server.clusters import ClusterSettings
     from mlsched.server.processes import serve_cluster
 
+    if not 1 <= lease_seconds <= LEASE_S_MAX:
+        raise SpecError(f"--lease-seconds: expected 1 to {LEASE_S_MAX}, found {lease_seconds:g}.")
     access = load_access(kubeconfig, context)
     settings = ClusterSettings(
         namespace=namespace or access.namespace,

@@ -28,3 +28,19 @@ def test_an_agent_must_know_its_node(run, monkeypatch) -> None:
     assert ended.code == 2
     assert "expected --node, or NODE_NAME" in ended.err
     assert "spec.nodeName" in ended.err
+
+
+@pytest.mark.parametrize("seconds", ["0", "-1", "0.5", "nan", "inf", "1e9"])
+def test_a_lease_lasts_between_a_second_and_an_hour(run, monkeypatch, seconds) -> None:
+    """A Lease has whole seconds above 0: with less a controller would wait for ever."""
+    monkeypatch.setenv("KUBECONFIG", "/nonexistent")
+    ended = run("controller", "--lease-seconds", seconds)
+    assert ended.code == 2
+    assert "--lease-seconds: expected 1 to 3600" in ended.err
+
+
+@pytest.mark.parametrize("option", ["--period", "--heartbeat"])
+def test_an_agent_looks_at_finite_times(run, monkeypatch, option) -> None:
+    monkeypatch.setenv("KUBECONFIG", "/nonexistent")
+    for seconds in ("nan", "inf", "0"):
+        assert run("agent", "--node", "n", option, seconds).code == 2
