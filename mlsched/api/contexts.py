@@ -123,13 +123,18 @@ def connect_to(context: str = "") -> AnyClient:
     check_context(name)
     from mlsched.adapters.kubernetes.configs import stamp_files
 
-    stamp = (*stamp_files(), os.environ.get(NAMESPACE_VARIABLE, ""))
-    return _kept(name, stamp)
+    files = stamp_files(paths.config_file)
+    return _kept(name, (*files, os.environ.get(NAMESPACE_VARIABLE, ""), os.getpid()))
 
 
 @lru_cache(maxsize=16)
 def _kept(name: str, stamp: tuple[object, ...]) -> AnyClient:
-    """One client a context, so that its connections are kept; a new one after a new login."""
+    """One client a context, so that its connections are kept.
+
+    Args:
+        stamp: What a client was made of: a new login, other settings, and a process that was
+            forked get one of their own.
+    """
     return open_client(name)
 
 

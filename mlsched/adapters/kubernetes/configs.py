@@ -7,6 +7,7 @@ for kubectl.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import ssl
 import time
@@ -203,9 +204,13 @@ def _kubeconfig_files(kubeconfig: str = "") -> list[Path]:
     return [Path(text) for text in texts if os.path.isfile(text)]  # noqa: PTH113
 
 
-def stamp_files() -> tuple[tuple[str, int], ...]:
-    """Which kubeconfig files count now, and when each was written."""
-    return tuple((str(path), path.stat().st_mtime_ns) for path in _kubeconfig_files())
+def stamp_files(*others: Path) -> tuple[tuple[str, int], ...]:
+    """Which kubeconfig files count now, and when each of them and of others was written."""
+    stamps = []
+    for path in (*_kubeconfig_files(), *others):
+        with contextlib.suppress(OSError):
+            stamps.append((str(path), path.stat().st_mtime_ns))
+    return tuple(stamps)
 
 
 def read_contexts(kubeconfig: str = "") -> Contexts:

@@ -90,6 +90,19 @@ def test_a_client_is_kept_until_its_kubeconfig_is_written_anew(paths, monkeypatc
     assert second.connections.access.authorization() == "Bearer after-login"
 
 
+def test_a_client_is_kept_until_its_settings_are_written_anew(paths):
+    first = connect_to("prod")
+    paths.config_file.write_text('[contexts.prod]\nnamespace = "mine"\n')
+    assert (first.namespace, connect_to("prod").namespace) == ("team", "mine")
+
+
+def test_a_client_is_not_shared_with_a_process_that_was_forked(paths, monkeypatch):
+    """Both would read the answers on one connection: each gets what the other asked for."""
+    first = connect_to("prod")
+    monkeypatch.setattr("mlsched.api.contexts.os.getpid", lambda: 1)
+    assert connect_to("prod") is not first
+
+
 @pytest.mark.parametrize("name", ["../..", "a b", "UP", "x" * 64, "ä"])
 def test_a_namespace_that_can_be_none_is_refused_before_it_is_asked_for(paths, name):
     with pytest.raises(SpecError, match="namespace: expected a name"):
