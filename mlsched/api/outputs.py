@@ -37,7 +37,7 @@ class JobOutput:
 
     def __iter__(self) -> Iterator[str]:
         """Lines without their newlines; bytes that are not UTF-8 become U+FFFD."""
-        return join_lines(self._records())
+        return _join(self._records())
 
     def __str__(self) -> str:
         return "\n".join(self)
@@ -45,17 +45,18 @@ class JobOutput:
     def __repr__(self) -> str:
         return "<output of a job: iterate over it>" if self._follow else str(self)
 
-    def _records(self) -> Iterator[Record]:
+    def _records(self) -> Iterator[tuple[str, Record]]:
+        """Records, each with the id of its job."""
         client = self._connect()
         if not self._follow:
-            yield from self._read(client)
+            yield from ((self._job_id, record) for record in self._read(client))
             return
         with Follower(
             client, [self._job_id], rank=self._rank, tail=self._tail, newest_only=True
         ) as follower:
             for item in follower:
                 if isinstance(item, Output):
-                    yield item.record
+                    yield str(item.job["id"]), item.record
 
     def _read(self, client: AnyClient) -> Iterator[Record]:
         """What the newest attempt has written so far; an array has none."""
@@ -68,10 +69,15 @@ class JobOutput:
 
 
 def join_lines(records: Iterable[Record]) -> Iterator[str]:
-    """Whole lines of records, whose parts may alternate between ranks and streams."""
-    parts: dict[tuple[int, str], bytes] = {}
-    for record in records:
-        key = (record.rank, record.stream)
+    """Whole lines of one job's records."""
+    return _join(("", record) for record in records)
+
+
+def _join(records: Iterable[tuple[str, Record]]) -> Iterator[str]:
+    """Whole lines of records, whose parts may alternate between jobs, ranks and streams."""
+    parts: dict[tuple[str, int, str], bytes] = {}
+    for job_id, record in records:
+        key = (job_id, record.rank, record.stream)
         data = parts.pop(key, b"") + record.data
         if record.ends_line:
             yield data.decode(errors="replace")
