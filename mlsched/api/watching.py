@@ -27,6 +27,9 @@ REOPEN_S_MAX = 30.0
 LOOK_S = 0.5
 """For the service to tell how things are now."""
 
+ANSWER_S_MAX = 15.0
+"""The same for a cluster, which may be far away: a connection, and then a list."""
+
 INTERRUPT_S_MAX = 0.5
 """An interrupt that was given to another thread is noticed after this at the latest."""
 
@@ -120,11 +123,15 @@ class JobWatch(Closing):
     def wait(self, timeout_s: float | None = None) -> bool:
         """Block until all have reached the state; False when the time is over before.
 
-        The time is `LOOK_S` at least: what has happened already is always seen.
+        The time is `LOOK_S` at least, and until there was an answer `ANSWER_S_MAX`: what has
+        happened already is always seen.
         """
-        deadline = None if timeout_s is None else time.monotonic() + max(timeout_s, LOOK_S)
+        begun = time.monotonic()
         while not self.is_over:
-            left_s = INTERRUPT_S_MAX if deadline is None else deadline - time.monotonic()
+            left_s = INTERRUPT_S_MAX
+            if timeout_s is not None:
+                least_s = LOOK_S if self.jobs else ANSWER_S_MAX
+                left_s = begun + max(timeout_s, least_s) - time.monotonic()
             if left_s <= 0:
                 return False
             self.poll(min(left_s, INTERRUPT_S_MAX))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from types import SimpleNamespace
 
 import pytest
 
@@ -110,6 +111,39 @@ def test_a_service_that_is_away_for_a_moment_is_waited_for(monkeypatch):
     away = UnreachableError("cannot be started from inside a job")
     watch = JobWatch(InAJob(Torn(), away, away, Silent()), ["a"])
     assert watch.wait()
+
+
+class Slow(Silent):
+    """A stream that tells at first after two seconds, by the clock of whoever waits."""
+
+    is_over = False
+
+    def __init__(self, monkeypatch, state):
+        self.now_s = 0.0
+        self._state = state
+        names = SimpleNamespace(monotonic=lambda: self.now_s, sleep=lambda seconds: None)
+        monkeypatch.setattr(watching, "time", names)
+
+    def poll(self, timeout_s):
+        self.now_s += timeout_s
+        if self.now_s < 2:
+            return []
+        self.is_over = self._state == "SUCCEEDED"
+        return [{"id": "a", "state": self._state}]
+
+
+@pytest.mark.parametrize(("state", "reached"), [("SUCCEEDED", True), ("RUNNING", False)])
+def test_what_has_happened_already_is_seen_however_far_the_server_is(monkeypatch, state, reached):
+    watch = JobWatch(InAJob(Slow(monkeypatch, state)), ["a"])
+    assert watch.wait(0) is reached
+    assert watch.jobs["a"]["state"] == state
+
+
+def test_a_server_that_never_answers_is_not_waited_for_without_end(monkeypatch):
+    stream = Slow(monkeypatch, "RUNNING")
+    stream.poll = lambda timeout_s: setattr(stream, "now_s", stream.now_s + timeout_s) or []
+    assert not JobWatch(InAJob(stream), ["a"]).wait(0)
+    assert stream.now_s < 60
 
 
 def test_a_service_that_was_never_there_is_an_error_at_once():
