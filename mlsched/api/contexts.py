@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import re
+import warnings
 from collections.abc import Callable
 from functools import lru_cache
 from pathlib import Path
@@ -135,7 +136,11 @@ def _kept(name: str, stamp: tuple[object, ...]) -> AnyClient:
         stamp: What a client was made of: a new login, other settings, and a process that was
             forked get one of their own.
     """
-    return open_client(name)
+    return open_client(name, on_problem=_warn)
+
+
+def _warn(line: str) -> None:
+    warnings.warn(line, RuntimeWarning, stacklevel=2)
 
 
 def write_current(path: Path, context: str) -> None:

@@ -103,6 +103,11 @@ def test_a_client_is_not_shared_with_a_process_that_was_forked(paths, monkeypatc
     assert connect_to("prod") is not first
 
 
+def test_output_that_cannot_be_shown_is_warned_of_in_python(paths):
+    with pytest.warns(RuntimeWarning, match="its pods are gone"):
+        connect_to("prod")._on_problem("its pods are gone")
+
+
 @pytest.mark.parametrize("name", ["../..", "a b", "UP", "x" * 64, "ä"])
 def test_a_namespace_that_can_be_none_is_refused_before_it_is_asked_for(paths, name):
     with pytest.raises(SpecError, match="namespace: expected a name"):
