@@ -32,8 +32,8 @@ from mlsched.api.clusters.problems import TROUBLES, translate
 from mlsched.api.interfaces import JsonObject, Outputs
 from mlsched.errors import MlschedError
 
-PAUSE_S = 0.25
-"""Between two looks for pods and containers that have not started."""
+PAUSE_S, PAUSE_S_MAX = 0.25, 2.0
+"""Between two looks for pods and containers that have not started; doubles while there are none."""
 
 ENDED_STATES = frozenset({"SUCCEEDED", "FAILED", "CANCELLED"})
 _RANK = re.compile(r"rank-(\d{1,6})")
@@ -135,6 +135,7 @@ class AttemptMirror:
         self._settled = threading.Event()
         self._closed = threading.Event()
         self._has_all = False
+        self._pause_s = PAUSE_S
         self._patience = Patience()
 
     @property
@@ -181,7 +182,8 @@ class AttemptMirror:
                 is_last = self._settled.is_set()
                 if self._find() and is_last:
                     break
-                self._settled.wait(PAUSE_S) if not is_last else self._closed.wait(PAUSE_S)
+                (self._closed if is_last else self._settled).wait(self._pause_s)
+                self._pause_s = min(2 * self._pause_s, PAUSE_S_MAX)
         except TROUBLES as error:
             self._on_problem(translate(error, self._connections.access.context).message)
         finally:
@@ -210,6 +212,7 @@ class AttemptMirror:
                 mirror = self._mirror(pod, container.name) if key not in self._containers else None
                 if mirror is not None:
                     self._containers[key] = mirror
+                    self._pause_s = PAUSE_S
                     mirror.start()
         return True
 
@@ -245,6 +248,7 @@ class ContainerMirror:
         self._lines = LineJoiner()
         self._patience = Patience()
         self._flow: Flow | None = None
+        self._pause_s = PAUSE_S
         self._closed = threading.Event()
         self.is_done = False
 
@@ -309,7 +313,8 @@ class ContainerMirror:
                     return
                 if not error.is_temporary or self._patience.is_lost():
                     raise
-            self._closed.wait(PAUSE_S)
+            self._closed.wait(self._pause_s)
+            self._pause_s = min(2 * self._pause_s, PAUSE_S_MAX)
 
     def _read_on(self, write: Callable[[bytes], object]) -> bool:
         """Read what is new; whether that was all for ever.
@@ -349,6 +354,7 @@ class ContainerMirror:
             if self._closed.is_set():
                 return
             for chunk in flow.chunks():
+                self._pause_s = PAUSE_S
                 write(self._lines.feed(chunk))
 
 

@@ -213,3 +213,29 @@ def test_a_last_line_without_an_end_is_kept_when_the_log_is_gone(follow):
     gone = ApiError(404, "NotFound", "no such pod")
     pods = FakePods({"train-1-0": [[line(b"a"), TIME + b" b"], gone]}, phase="Running")
     assert follow(pods) == ([(0, b"a"), (0, b"b")], [])
+
+
+def test_a_container_that_takes_its_time_is_asked_for_less_and_less(follow, monkeypatch):
+    waits = []
+
+    class Event(threading.Event):
+        def wait(self, timeout=None):
+            waits.append(timeout)
+            return self.is_set()
+
+    monkeypatch.setattr(outputs, "threading", SimpleNamespace(Event=Event, Thread=threading.Thread))
+    waiting = ApiError(400, "BadRequest", "is waiting to start: ContainerCreating")
+    pods = FakePods({"train-1-0": [*[waiting] * 20, [line(b"a")], [line(b"a")]]}, phase="Pending")
+
+    def follow_log(path, params, silence_s_max=None):
+        if len(pods.logs["train-1-0"]) == 2:
+            pods._phase = "Succeeded"
+        return FakePods.follow(pods, path, params, silence_s_max)
+
+    pods.follow = follow_log
+    found, _ = follow(pods)
+    assert found == [(0, b"a")]
+    pauses = [seconds for seconds in waits if seconds is not None]
+    assert pauses[0] == outputs.PAUSE_S
+    assert sum(pauses) > 20
+    assert max(pauses) == outputs.PAUSE_S_MAX
