@@ -167,6 +167,7 @@ class Stream(Closing):
         self._deadline_s = deadline_s
         self._buffer = bytearray()
         self._lines: list[bytes] = []
+        self._has_begun = False
         self.is_over = False
         self.result: Any = None
 
@@ -194,7 +195,9 @@ class Stream(Closing):
         wait_s = self._deadline_s if timeout_s is None else timeout_s
         deadline = time.monotonic() + wait_s
         while not self._lines:
-            left_s = max(0.0, deadline - time.monotonic())
+            left_s: float | None = max(0.0, deadline - time.monotonic())
+            if timeout_s is None and self._has_begun:
+                left_s = None
             if not _is_readable(self._connection, left_s):
                 if timeout_s is None:
                     raise _too_slow(self._deadline_s)
@@ -215,6 +218,7 @@ class Stream(Closing):
         if b"\n" not in chunk:
             return
         end = self._buffer.rindex(b"\n", first) + 1
+        self._has_begun = True
         self._lines.extend(bytes(self._buffer[: end - 1]).split(b"\n"))
         del self._buffer[:end]
 
@@ -244,10 +248,10 @@ def _encode(request: dict[str, Any]) -> bytes:
         raise SpecError(f"{str(error.object)[:60]!r} is no UTF-8 text.") from error
 
 
-def _is_readable(connection: socket.socket, timeout_s: float) -> bool:
+def _is_readable(connection: socket.socket, timeout_s: float | None) -> bool:
     poller = select.poll()
     poller.register(connection, select.POLLIN)
-    return bool(poller.poll(int(timeout_s * 1000)))
+    return bool(poller.poll(None if timeout_s is None else int(timeout_s * 1000)))
 
 
 def _rebuild_error(found: Any) -> MlschedError:
@@ -286,7 +290,10 @@ def _try_to_connect(paths: Paths, deadline_s: float) -> socket.socket | None:
 
 
 def _connect_to(path: str, deadline_s: float) -> socket.socket | None:
-    connection = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    try:
+        connection = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    except OSError as error:
+        raise _unusable(path, error) from error
     connection.settimeout(deadline_s)
     try:
         connection.connect(path)
@@ -299,11 +306,15 @@ def _connect_to(path: str, deadline_s: float) -> socket.socket | None:
         raise
     except OSError as error:
         connection.close()
-        raise UnreachableError(
-            f"the socket {path} cannot be used: {error.strerror or error}.",
-            "Run 'mlsched doctor' to see what is wrong.",
-        ) from error
+        raise _unusable(path, error) from error
     return connection
+
+
+def _unusable(path: str, error: OSError) -> UnreachableError:
+    return UnreachableError(
+        f"the socket {path} cannot be used: {error.strerror or error}.",
+        "Run 'mlsched doctor' to see what is wrong.",
+    )
 
 
 def _check_peer(connection: socket.socket) -> None:

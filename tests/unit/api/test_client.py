@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import socket
 from unittest.mock import ANY
@@ -9,7 +10,8 @@ from unittest.mock import ANY
 import pytest
 from msgspec.structs import replace
 
-from mlsched.api.client import Client, TornReplyError
+from mlsched.api import client as module
+from mlsched.api.client import Client, Stream, TornReplyError
 from mlsched.errors import (
     ConfigError,
     MlschedError,
@@ -164,3 +166,24 @@ def test_a_link_to_nowhere_is_nobody_listening(paths):
     paths.state_dir.mkdir()
     (paths.state_dir / "service.socket").symlink_to(paths.state_dir / "gone")
     assert not Client(paths, autostart=False).is_running()
+
+
+def test_a_stream_that_has_begun_may_be_silent_for_long(monkeypatch):
+    waits = []
+    monkeypatch.setattr(module, "_is_readable", lambda line, wait_s: waits.append(wait_s) or True)
+    ours, theirs = socket.socketpair()
+    with theirs, Stream(ours, deadline_s=5) as stream:
+        for number in range(2):
+            theirs.sendall(json.dumps({"event": number}).encode() + b"\n")
+            assert stream.poll(None) == [number]
+    assert waits[0] <= 5
+    assert waits[1] is None
+
+
+def test_a_process_without_free_files_is_told_so(paths, monkeypatch):
+    def fail(*_):
+        raise OSError(errno.EMFILE, "Too many open files")
+
+    monkeypatch.setattr(module.socket, "socket", fail)
+    with pytest.raises(UnreachableError, match="Too many open files"):
+        Client(paths, autostart=False).call("ping")
