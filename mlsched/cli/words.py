@@ -8,6 +8,7 @@ first on to the command, whose options must never be taken for ours.
 from __future__ import annotations
 
 import os
+import stat
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -24,8 +25,11 @@ def is_behind_dashes(line: Sequence[str], words: Sequence[str]) -> bool:
 
 
 def names_file(word: str) -> bool:
-    """Whether a first word names a document or script; a program is a command."""
-    if word == STDIN:
+    """Whether a first word names a document or script; a program is a command.
+
+    A pipe counts as a file, such as a shell makes of ``<(...)``: it is none that a job could run.
+    """
+    if word == STDIN or _is_pipe(word):
         return True
     if not os.path.isfile(word):  # noqa: PTH113 - a word may be longer than a path can be
         return word.endswith((".yaml", ".yml"))
@@ -34,6 +38,13 @@ def names_file(word: str) -> bool:
             return file.read(4) != b"\x7fELF"
     except OSError:
         return True
+
+
+def _is_pipe(word: str) -> bool:
+    try:
+        return stat.S_ISFIFO(os.stat(word).st_mode)  # noqa: PTH116 - as above
+    except (OSError, ValueError):
+        return False
 
 
 class CommandLine(TyperCommand):

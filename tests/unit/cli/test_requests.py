@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import os
 import sys
 
 import pytest
@@ -219,3 +220,11 @@ def test_a_variable_may_have_any_character_but_a_newline(tmp_path):
     path = tmp_path / "env"
     path.write_bytes("A=a\u2028b\x0cc\r\nB=b\x85c\n".encode())
     assert read_env_file(str(path)) == [("--env", "A=a\u2028b\x0cc"), ("--env", "B=b\x85c")]
+
+
+def test_a_pipe_in_place_of_a_file_is_refused_and_never_a_command(tmp_path):
+    """A shell makes one of <(...): no job could run it."""
+    os.mkfifo(tmp_path / "63")
+    with pytest.raises(SpecError, match="pipe") as caught:
+        _request(["submit", str(tmp_path / "63")], [str(tmp_path / "63")])
+    assert "Pass '-'" in caught.value.hint
