@@ -30,13 +30,16 @@ from mlsched.api.results import read_error, read_result
 from mlsched.api.submissions import submit_args
 from mlsched.api.watching import ENDED_STATES, JobWatch
 from mlsched.config import Paths, load_settings
-from mlsched.errors import MlschedError, SpecError
+from mlsched.errors import MlschedError, NotFoundError, SpecError
 from mlsched.model.specs import JobSpec
 from mlsched.specs.documents import JobDocument, to_document
 from mlsched.specs.limits import clean_name
 from mlsched.specs.values import read_command
 
 JsonObject = dict[str, Any]
+
+End = Exception | list[JsonObject]
+"""What ended the watching of a job: an error, or its end, with the last that was seen."""
 
 _WATCH_S = 0.5
 """How soon a waiting thread notices that nobody waits for it any more."""
@@ -156,9 +159,7 @@ class Job:
             Exception: the function's own exception, with its remote frames.
             JobError: the job ended otherwise: OutOfMemory, Timeout, Cancelled, JobFailed, ...
         """
-        if not self.wait(timeout):
-            raise TimeoutError(f"{self.name} has not ended after {timeout:g} s; it goes on.")
-        return self._outcome()
+        return self._outcome(self._wait_for_end(timeout))
 
     def exception(self, timeout: float | None = None) -> BaseException | None:
         """What `result` would raise; None when the job succeeded.
@@ -166,16 +167,33 @@ class Job:
         Raises:
             TimeoutError: the job has not ended yet.
         """
-        if not self.wait(timeout):
-            raise TimeoutError(f"{self.name} has not ended after {timeout:g} s; it goes on.")
+        seen = self._wait_for_end(timeout)
         try:
-            self._outcome()
+            self._outcome(seen)
         except Exception as error:  # noqa: BLE001 - handing the user's exception on is the purpose
             return error
         return None
 
-    def _outcome(self) -> Any:
-        found = self.info()
+    def _wait_for_end(self, timeout: float | None) -> list[JsonObject]:
+        """The last that was seen of the job, or of its elements."""
+        with JobWatch(self._connect(), [self.id]) as watch:
+            if not watch.wait(timeout):
+                raise TimeoutError(f"{self.name} has not ended after {timeout:g} s; it goes on.")
+            return list(watch.jobs.values())
+
+    def _outcome(self, seen: Sequence[JsonObject]) -> Any:
+        """Result or exception.
+
+        Args:
+            seen: What is left of a job whose object in a cluster is deleted.
+        """
+        try:
+            found = self.info()
+        except NotFoundError:
+            for job in seen:
+                if job["state"] != "SUCCEEDED":
+                    raise error_of_job(job) from None
+            raise
         if found.get("array"):
             client = self._connect()
             return [_outcome_of(client.call("show", job=one.id)) for one in self.elements()]
@@ -206,34 +224,34 @@ class Job:
 
     def add_done_callback(self, function: Callable[[Job], object]) -> None:
         """Call ``function(job)`` once the job has ended, in a thread of its own."""
-        _watch_in_thread(self, lambda error: function(self), threading.Event())
+        _watch_in_thread(self, lambda end: function(self), threading.Event())
 
     def __await__(self) -> Generator[Any, None, Any]:
         return self._result_async().__await__()
 
     async def _result_async(self) -> Any:
         loop = asyncio.get_running_loop()
-        ended: asyncio.Future[None] = loop.create_future()
+        ended: asyncio.Future[list[JsonObject]] = loop.create_future()
         left = threading.Event()
 
-        def finish(error: Exception | None) -> None:
+        def finish(end: End) -> None:
             if ended.done():
                 return
-            if error is None:
-                ended.set_result(None)
+            if isinstance(end, Exception):
+                ended.set_exception(end)
             else:
-                ended.set_exception(error)
+                ended.set_result(end)
 
-        def tell(error: Exception | None) -> None:
+        def tell(end: End) -> None:
             with suppress(RuntimeError):
-                loop.call_soon_threadsafe(finish, error)
+                loop.call_soon_threadsafe(finish, end)
 
         _watch_in_thread(self, tell, left)
         try:
-            await ended
+            seen = await ended
         finally:
             left.set()
-        return await asyncio.to_thread(self._outcome)
+        return await asyncio.to_thread(self._outcome, seen)
 
     def _peek(self) -> JsonObject | None:
         """A reading for display: never raises, never starts the service."""
@@ -260,9 +278,7 @@ class Job:
         return {"text/plain": repr(self), "text/html": self._repr_html_()}
 
 
-def _watch_in_thread(
-    job: Job, tell: Callable[[Exception | None], object], left: threading.Event
-) -> None:
+def _watch_in_thread(job: Job, tell: Callable[[End], object], left: threading.Event) -> None:
     """Call ``tell`` when the job has ended, unless ``left`` is set before; a daemon thread.
 
     Whatever ends the watching counts as an end, and is told: nobody must wait for ever.
@@ -278,7 +294,7 @@ def _watch_in_thread(
         except Exception as error:  # noqa: BLE001 - whoever waits gets it
             tell(error)
         else:
-            tell(None)
+            tell(list(watching.jobs.values()))
 
     threading.Thread(target=watch, name=f"mlsched-{job.name}", daemon=True).start()
 
