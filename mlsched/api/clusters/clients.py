@@ -33,7 +33,7 @@ from mlsched.api.clusters.records import (
 )
 from mlsched.api.clusters.submissions import Submission, first_job
 from mlsched.api.clusters.troubles import starting_troubles
-from mlsched.api.clusters.watches import JoinedStream, WatchStream
+from mlsched.api.clusters.watches import watch_jobs
 from mlsched.api.interfaces import AnyStream, Args, JsonObject
 from mlsched.config import Paths
 from mlsched.errors import ConfigError, ConflictError, NotFoundError, SpecError
@@ -127,17 +127,8 @@ class ClusterClient:
             raise AssertionError(f"{op} answers with no events")
         texts = args.get("jobs")
         wanted = None if texts is None else [self._reference(str(text)) for text in texts]
-        if wanted is None:
-            return self._watch(self.namespace, None, args)
-        spaces: dict[str, list[Reference]] = {}
-        for one in wanted:
-            spaces.setdefault(one.namespace, []).append(one)
-        streams = [self._watch(space, inside, args) for space, inside in spaces.items()]
-        return streams[0] if len(streams) == 1 else JoinedStream(streams)
-
-    def _watch(self, namespace: str, wanted: list[Reference] | None, args: Args) -> WatchStream:
-        return WatchStream(
-            self.connections, namespace, wanted, args.get("until"), args.get("timeout_s")
+        return watch_jobs(
+            self.connections, self.namespace, wanted, args.get("until"), args.get("timeout_s")
         )
 
     def open_outputs(self) -> PodOutputs:

@@ -347,6 +347,26 @@ class JoinedStream(Closing):
         return events
 
 
+def watch_jobs(
+    connections: Connections,
+    namespace: str,
+    wanted: Sequence[Reference] | None,
+    until: str | None,
+    timeout_s: float | None,
+) -> WatchStream | JoinedStream:
+    """A stream of these jobs, or of all of a namespace."""
+    if wanted is None:
+        return WatchStream(connections, namespace, None, until, timeout_s)
+    spaces: dict[str, list[Reference]] = {}
+    for one in wanted:
+        spaces.setdefault(one.namespace, []).append(one)
+    streams = [
+        WatchStream(connections, space, inside, until, timeout_s)
+        for space, inside in spaces.items()
+    ]
+    return streams[0] if len(streams) == 1 else JoinedStream(streams)
+
+
 class _VersionMetadata(msgspec.Struct, rename="camel"):
     resource_version: str = ""
 
