@@ -83,7 +83,7 @@ def changes_are_in_the_ledger(changed: Iterable[Job], ledger: Ledger) -> list[st
             broken.append(f"{job.name} is {job.state}, and the ledger has something else")
         for group in placements:
             for uuid in group.devices:
-                if ledger.holder_of(uuid) != job.id:
+                if not ledger.is_held_by(uuid, job.id):
                     broken.append(f"{uuid} is held by {ledger.holder_of(uuid)} and {job.name}")
     return broken
 

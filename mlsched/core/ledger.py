@@ -30,7 +30,7 @@ class Ledger:
 
     Args:
         nodes: The nodes as observed; order does not matter.
-        held: Placements by job id, of everything that holds something now.
+        held: Placements by job id, of everything that holds something now, by its record.
 
     Attributes:
         changed_nodes: Names of nodes, in the order of their changes.
@@ -55,6 +55,7 @@ class Ledger:
         self.verdicts: dict[Hashable, Reason | None] = {}
         self._device_jobs = 0
         self._holders: dict[str, str] = {}
+        self._next_holders: dict[str, list[str]] = {}
         self._held: dict[str, tuple[GroupPlacement, ...]] = {}
         self._log: list[_Undo] = []
         self._rankings: dict[tuple[GroupNeed, View], Ranking] = {}
@@ -65,7 +66,7 @@ class Ledger:
         for node in sorted(nodes, key=lambda n: n.name):
             self.observe(node)
         for job_id, placements in (held or {}).items():
-            self.take(job_id, placements)
+            self.restore(job_id, placements)
         self._log.clear()
 
     @property
@@ -116,13 +117,24 @@ class Ledger:
         Raises:
             InvariantError: the job holds something already, or a device is held by another.
         """
-        if job_id in self._held:
-            raise InvariantError("one placement a job", f"{job_id} holds something already")
         for group in placements:
             for uuid in group.devices:
                 if uuid in self._holders:
                     other = self._holders[uuid]
                     raise InvariantError("one holder a device", f"{uuid}: {other} and {job_id}")
+        self.restore(job_id, placements)
+
+    def restore(self, job_id: str, placements: tuple[GroupPlacement, ...]) -> None:
+        """Give a job what its record says, also where the record of another says the same.
+
+        That is what a crash leaves which came between the record of an end and that of what started
+        in its place: such a device is free once all of them have ended.
+
+        Raises:
+            InvariantError: the job holds something already.
+        """
+        if job_id in self._held:
+            raise InvariantError("one placement a job", f"{job_id} holds something already")
         self._apply(job_id, placements, taking=True)
         self._log.append((job_id, placements, True))
 
@@ -177,8 +189,12 @@ class Ledger:
         return self._layers.get(layer, 0)
 
     def holder_of(self, uuid: str) -> str | None:
-        """Id of the job that holds a device."""
+        """Id of the job that holds a device; of several that were restored, the first."""
         return self._holders.get(uuid)
+
+    def is_held_by(self, uuid: str, job_id: str) -> bool:
+        """Whether a job holds a device, alone or beside others."""
+        return self._holders.get(uuid) == job_id or job_id in self._next_holders.get(uuid, ())
 
     @property
     def device_job_count(self) -> int:
@@ -262,7 +278,7 @@ class Ledger:
             if mirror.held.get(job_id) != wanted:
                 mirror.release(job_id)
                 if wanted is not None:
-                    mirror.take(job_id, wanted)
+                    mirror.restore(job_id, wanted)
         mirror.commit()
         self._mirrored = (key, self._changed_jobs.position)
         return mirror
@@ -288,11 +304,8 @@ class Ledger:
             use.groups += sign
             here = self._uuids.get(name, ())
             for uuid in group.devices:
-                if taking:
-                    self._holders[uuid] = job_id
-                else:
-                    self._holders.pop(uuid, None)
-                if uuid in here:
+                changes = self._hold(uuid, job_id) if taking else self._let_go(uuid, job_id)
+                if changes and uuid in here:
                     self._free_devices[name] -= sign
             self.changed_nodes.add(name)
         self._device_jobs += sign * any(group.devices for group in placements)
@@ -301,6 +314,27 @@ class Ledger:
         else:
             self._held.pop(job_id, None)
         self._changed_jobs.add(job_id)
+
+    def _hold(self, uuid: str, job_id: str) -> bool:
+        """Note a holder of a device; whether it was free."""
+        if uuid in self._holders:
+            self._next_holders.setdefault(uuid, []).append(job_id)
+            return False
+        self._holders[uuid] = job_id
+        return True
+
+    def _let_go(self, uuid: str, job_id: str) -> bool:
+        """Forget a holder of a device; whether it is free now."""
+        others = self._next_holders.get(uuid)
+        if others is None:
+            return self._holders.pop(uuid, None) is not None
+        if self._holders[uuid] == job_id:
+            self._holders[uuid] = others.pop(0)
+        else:
+            others.remove(job_id)
+        if not others:
+            del self._next_holders[uuid]
+        return False
 
 
 class _Use:

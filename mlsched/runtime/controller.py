@@ -166,7 +166,7 @@ class Controller:
         else:
             self._remember(job)
         if job.state.is_placed:
-            self.ledger.take(job.id, job.placements)
+            self.ledger.restore(job.id, job.placements)
             if job.cancel_requested:
                 self._stop(job)
             return

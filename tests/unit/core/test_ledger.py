@@ -38,6 +38,24 @@ def test_a_device_has_one_holder() -> None:
         ledger.take("new", HELD)
 
 
+@pytest.mark.parametrize("order", [("first", "second"), ("second", "first")])
+def test_a_device_that_two_records_name_is_free_once_both_have_ended(
+    order: tuple[str, str],
+) -> None:
+    ledger = Ledger([node("a", gpus=4)], {"first": HELD})
+    ledger.restore("second", HELD)
+    assert ledger.is_held_by("GPU-a-1", "first")
+    assert ledger.is_held_by("GPU-a-1", "second")
+    assert ledger.free_device_count("a") == 2
+    savepoint = ledger.savepoint()
+    ledger.release(order[0])
+    ledger.rollback(savepoint)
+    ledger.release(order[0])
+    assert (ledger.holder_of("GPU-a-1"), ledger.free_device_count("a")) == (order[1], 2)
+    ledger.release(order[1])
+    assert (ledger.holder_of("GPU-a-1"), ledger.free_device_count("a")) == (None, 4)
+
+
 def test_a_job_holds_one_placement() -> None:
     ledger = Ledger([node("a", gpus=4)], {"old": HELD})
     with pytest.raises(InvariantError, match="one placement a job"):

@@ -320,6 +320,23 @@ def test_a_restored_cluster_holds_what_it_held_and_stops_what_was_to_be_stopped(
     assert again.reasons["waiting"].code is ReasonCode.WAITING_FOR_CAPACITY
 
 
+def test_records_of_a_crash_between_two_writes_hold_one_device_until_both_have_ended() -> None:
+    """The end of the first was decided and not yet recorded when the second was."""
+    world = World(gpus=1)
+    world.send(JobSubmitted(job("first", 1, gpus=1)), JobSubmitted(job("second", 2, gpus=1)))
+    old = world.saved["first"]
+    world.end("first")
+    restored = JobRestored(old), JobRestored(world.saved["second"])
+    world.controller = Controller()
+    world.send(NodeObserved(node("a", 1)), *restored, JobSubmitted(job("third", 3, gpus=1)))
+    world.saved["first"] = old
+    world.end("first")
+    assert world.state("first") is JobState.SUCCEEDED
+    assert world.controller.reasons["third"].code is ReasonCode.WAITING_FOR_CAPACITY
+    world.end("second")
+    assert world.state("third") is JobState.STARTING
+
+
 def test_a_lost_node_and_a_dependency_that_ends_change_the_answer_of_those_that_wait() -> None:
     world = World(gpus=1)
     world.send(JobSubmitted(job("first", 1, gpus=1)), JobSubmitted(job("second", 2, gpus=1)))
