@@ -36,7 +36,13 @@ def throttle_gate(job: Job, running: int) -> Reason | None:
 
 
 def lost_dependency(job: Job, states: Mapping[str, JobState]) -> ResolvedDependency | None:
-    """The first dependency that can never be satisfied any more."""
+    """The first dependency that can never be satisfied any more.
+
+    None for a job that was placed before: what it waited for had ended as it needs, and may be
+    gone meanwhile.
+    """
+    if job.attempt:
+        return None
     for dependency in job.after:
         state = states.get(dependency.job_id)
         if state is not None and is_satisfied(dependency.condition, state) is False:
@@ -51,7 +57,7 @@ def dependency_failed(name: str) -> Reason:
 
 
 def _dependency_gate(job: Job, snapshot: ClusterSnapshot) -> Reason | None:
-    if not job.after:
+    if not job.after or job.attempt:
         return None
     waiting = [
         dependency.name

@@ -282,6 +282,14 @@ def test_a_dependency_that_ended_before_is_known() -> None:
     assert (world.state("j"), world.state("k")) == (JobState.STARTING, JobState.CANCELLED)
 
 
+def test_a_job_that_was_placed_before_waits_for_no_other_again() -> None:
+    """What it had waited for may have been deleted, or stand for another job."""
+    again = replace(after("j", 1, "gone", "bad"), attempt=1)
+    world = World()
+    world.send(JobRestored(again, {"bad": JobState.FAILED}))
+    assert world.state("j") is JobState.STARTING
+
+
 def element(index: int, parallel: int = 0, size: int = 3) -> Job:
     made = job(f"arr[{index}]", index + 1)
     return replace(made, array=ArrayMembership("arr-id", "arr", index, size, parallel))
