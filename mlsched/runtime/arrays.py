@@ -2,18 +2,57 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from mlsched.model.jobs import Job, JobState
 
 _WORST = {JobState.SUCCEEDED: 0, JobState.CANCELLED: 1, JobState.FAILED: 2}
+
+
+class _Array:
+    """Ids of elements, and the worst end of those that ended."""
+
+    def __init__(self) -> None:
+        self.open: set[str] = set()
+        self.leaving: set[str] = set()
+        """Withdrawn ones that hold something still; an array of the same id may have come since."""
+        self.placed: set[str] = set()
+        self.worst = JobState.SUCCEEDED
+
+    def count(self, state: JobState) -> None:
+        self.worst = max(self.worst, state, key=lambda s: _WORST[s])
 
 
 class Arrays:
     """Progress of every array with open elements."""
 
     def __init__(self) -> None:
-        self._open: dict[str, set[str]] = {}
-        self._placed: dict[str, set[str]] = {}
-        self._worst: dict[str, JobState] = {}
+        self._arrays: dict[str, _Array] = {}
+
+    def learn(self, job: Job, ended: Mapping[str, JobState]) -> None:
+        """Note an element that has come, and how others of its array ended before it did."""
+        if job.array is None:
+            return
+        array_id = job.array.array_id
+        array = self._arrays.setdefault(array_id, _Array())
+        if array.leaving and not array.open:
+            array.worst = JobState.SUCCEEDED
+        array.open.add(job.id)
+        if array_id in ended:
+            array.count(ended[array_id])
+
+    def withdraw(self, job: Job) -> None:
+        """Note that an element is none any more, though it has not ended."""
+        array = self._find(job)
+        if array is not None:
+            array.open.discard(job.id)
+            array.leaving.add(job.id)
+
+    def discard(self, job: Job) -> None:
+        """Forget an element that had come, and was never let in."""
+        array = self._find(job)
+        if array is not None:
+            array.open.discard(job.id)
 
     def track(self, job: Job) -> JobState | None:
         """Note an element's state.
@@ -21,35 +60,32 @@ class Arrays:
         Returns:
             The state of the whole array once its last element has ended: the worst of all.
         """
-        if job.array is None:
+        array = self._find(job)
+        if array is None or job.array is None:
             return None
-        array_id = job.array.array_id
-        is_open = self._open.setdefault(array_id, set())
-        placed = self._placed.setdefault(array_id, set())
-        placed.discard(job.id)
+        array.placed.discard(job.id)
         if job.state.is_placed:
-            placed.add(job.id)
+            array.placed.add(job.id)
         if not job.state.is_ended:
-            is_open.add(job.id)
             return None
-        is_open.discard(job.id)
-        self.note_ended(array_id, job.state)
-        return self._forget(array_id) if not is_open else None
+        if job.id not in array.leaving:
+            array.open.discard(job.id)
+            array.count(job.state)
+        elif not array.open:
+            array.count(job.state)
+        array.leaving.discard(job.id)
+        if array.open or array.leaving:
+            return None
+        return self._arrays.pop(job.array.array_id).worst
 
-    def note_ended(self, array_id: str, state: JobState) -> None:
-        """Count an element that ended before the controller started."""
-        before = self._worst.get(array_id, JobState.SUCCEEDED)
-        self._worst[array_id] = max(before, state, key=lambda s: _WORST[s])
-
-    def _forget(self, array_id: str) -> JobState:
-        del self._open[array_id]
-        self._placed.pop(array_id, None)
-        return self._worst.pop(array_id)
+    def _find(self, job: Job) -> _Array | None:
+        return None if job.array is None else self._arrays.get(job.array.array_id)
 
     def is_open(self, array_id: str) -> bool:
         """Whether some element has not ended."""
-        return array_id in self._open
+        return array_id in self._arrays
 
     def running(self) -> dict[str, int]:
         """How many elements of each array hold something."""
-        return {array_id: len(placed) for array_id, placed in self._placed.items() if placed}
+        found = self._arrays.items()
+        return {array_id: len(array.placed) for array_id, array in found if array.placed}

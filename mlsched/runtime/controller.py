@@ -50,6 +50,7 @@ from mlsched.model.snapshots import ClusterSnapshot
 from mlsched.runtime.arrays import Arrays
 from mlsched.runtime.dependencies import Dependencies
 from mlsched.runtime.pending import Pending
+from mlsched.runtime.successors import Arrival, Successors
 
 
 class RetrySettings(Struct, frozen=True):
@@ -89,7 +90,7 @@ class Controller:
         self._dependencies = Dependencies()
         self._arrays = Arrays()
         self._paused_queues: frozenset[str] = frozenset()
-        self._withdrawn: dict[str, JobSubmitted | JobRestored | None] = {}
+        self._withdrawn = Successors()
         self._pending = Pending(self.policy)
         self._changed: dict[str, Job] = {}
         self._dirty: dict[str, Job] = {}
@@ -149,18 +150,23 @@ class Controller:
             case _:
                 pass
 
-    def _accept(self, event: JobSubmitted | JobRestored, now: Instant) -> None:
+    def _accept(self, event: Arrival, now: Instant) -> None:
         job = event.job
-        if job.id in self.jobs:
-            if job.id in self._withdrawn:
-                self._withdrawn[job.id] = event
-            return
-        for other, state in event.ended.items():
-            if job.array is not None and other == job.array.array_id:
-                self._arrays.note_ended(other, state)
-            else:
-                self._dependencies.note_ended(other, state)
-        self._dependencies.add(job)
+        if job.id not in self.jobs:
+            self._learn(event)
+            self._admit(event, now)
+        elif job.id in self._withdrawn:
+            self._let_follow(job.id, event)
+            self._learn(event)
+
+    def _learn(self, event: Arrival) -> None:
+        """Note what a job waits for, and what ended before it came."""
+        self._dependencies.learn(event.job, event.ended)
+        self._arrays.learn(event.job, event.ended)
+
+    def _admit(self, event: Arrival, now: Instant) -> None:
+        job = event.job
+        self._dependencies.note_open(job)
         if isinstance(event, JobSubmitted):
             self._put(job)
         else:
@@ -178,12 +184,7 @@ class Controller:
 
     def _cancel(self, event: CancelRequested, now: Instant) -> None:
         job = self.jobs.get(event.job_id)
-        if job is None:
-            return
-        successor = self._withdrawn.get(job.id)
-        if successor is not None:
-            wanted = replace(successor.job, cancel_requested=True)
-            self._withdrawn[job.id] = replace(successor, job=wanted)
+        if job is None or self._withdrawn.cancel(job.id):
             return
         if not job.state.is_placed:
             self._finish(job, Move.CANCEL, CANCELLED, now)
@@ -205,10 +206,18 @@ class Controller:
         if job is None:
             return
         is_news = job.id not in self._withdrawn
-        self._withdrawn[job.id] = None
+        self._let_follow(job.id, None)
         self._dirty.pop(job.id, None)
         if is_news:
+            if job.state.is_placed:
+                self._arrays.withdraw(job)
             self._cancel(CancelRequested(job.id, job.cancel_grace_s), now)
+
+    def _let_follow(self, job_id: str, successor: Arrival | None) -> None:
+        replaced = self._withdrawn.put(job_id, successor)
+        if replaced is not None:
+            self._dependencies.discard(replaced.job)
+            self._arrays.discard(replaced.job)
 
     def _observe_node(self, event: NodeObserved | NodeLost) -> None:
         if isinstance(event, NodeLost):
@@ -263,6 +272,8 @@ class Controller:
         waiting = [(job, move, reason)]
         while waiting:
             ending, how, why = waiting.pop()
+            if ending.id not in self.jobs:
+                continue
             ended = end(ending, how, why, now.wall_ms)
             self._release(ended.id)
             self._put(ended)
@@ -272,16 +283,18 @@ class Controller:
                     waiting.append((other, Move.CANCEL, dependency_failed(lost.name)))
                 else:
                     self._pending.look_at(other.id)
-        successor = self._withdrawn.pop(job.id, None)
+        successor = self._withdrawn.pop(job.id)
         if successor is not None:
-            self._accept(successor, now)
+            self._admit(successor, now)
 
     def _settle(self, ended: Job) -> list[Job]:
         """Forget an ended job; the pending jobs that depend on it or on its array."""
         self.jobs.pop(ended.id, None)
         self.reasons.pop(ended.id, None)
         self._pending.forget(ended.id)
-        decided = {ended.id: ended.state}
+        if not ended.attempt:
+            self._dependencies.discard(ended)
+        decided = {} if self._withdrawn.expects(ended.id) else {ended.id: ended.state}
         whole = self._arrays.track(ended)
         if whole is not None and ended.array is not None:
             decided[ended.array.array_id] = whole
@@ -329,6 +342,7 @@ class Controller:
             self._pending.backlog.discard(job_id)
             job = place(self.jobs[job_id], placements, plan.choices[job_id])
             self.ledger.take(job_id, placements)
+            self._dependencies.discard(job)
             self._put(job)
             self._commands.append(LaunchAttempt(job))
         self.ledger.commit()

@@ -9,28 +9,45 @@ from mlsched.model.jobs import Job, JobState, ResolvedDependency
 
 
 class Dependencies:
-    """Final states of jobs and arrays that others wait for, and the ids of those others."""
+    """Jobs that wait for others, and how these ended, for as long as somebody waits for them."""
 
     def __init__(self) -> None:
         self._states: dict[str, JobState] = {}
-        self._dependents: dict[str, list[str]] = {}
+        self._dependents: dict[str, dict[str, None]] = {}
 
-    def add(self, job: Job) -> None:
-        """Note what a job waits for."""
+    def learn(self, job: Job, ended: Mapping[str, JobState]) -> None:
+        """Note what a job waits for, and how that of it ended which has ended already."""
+        if job.attempt:
+            return
         for dependency in job.after:
-            self._dependents.setdefault(dependency.job_id, []).append(job.id)
+            one = dependency.job_id
+            self._dependents.setdefault(one, {})[job.id] = None
+            if one in ended:
+                self._states[one] = ended[one]
 
-    def note_ended(self, job_id: str, state: JobState) -> None:
-        """Note how something ended that a job waits for."""
-        self._states[job_id] = state
+    def discard(self, job: Job) -> None:
+        """A job waits for nothing any more."""
+        for dependency in job.after:
+            one = dependency.job_id
+            others = self._dependents.get(one, {})
+            others.pop(job.id, None)
+            if not others:
+                self._dependents.pop(one, None)
+                self._states.pop(one, None)
+
+    def note_open(self, job: Job) -> None:
+        """A job has come: how an earlier one of its id, or of that of its array, ended is past."""
+        self._states.pop(job.id, None)
+        if job.array is not None:
+            self._states.pop(job.array.array_id, None)
 
     def settle(self, ended: Mapping[str, JobState]) -> dict[str, None]:
-        """Note ends; the ids of the jobs that waited for them, in order of their acceptance."""
+        """Note ends; the ids of the jobs that wait for them, in order of their acceptance."""
         others: dict[str, None] = {}
         for one, state in ended.items():
-            for other in self._dependents.pop(one, ()):
+            if one in self._dependents:
                 self._states[one] = state
-                others[other] = None
+                others |= self._dependents[one]
         return others
 
     def lost(self, job: Job) -> ResolvedDependency | None:

@@ -282,6 +282,61 @@ def test_a_dependency_that_ended_before_is_known() -> None:
     assert (world.state("j"), world.state("k")) == (JobState.STARTING, JobState.CANCELLED)
 
 
+def test_how_a_job_ended_says_nothing_of_a_later_one_of_its_id() -> None:
+    world = World()
+    world.send(JobSubmitted(job("d", 1)), JobSubmitted(after("lost", 2, "d")))
+    world.end("d", BROKEN)
+    world.send(JobSubmitted(job("d", 3)), JobSubmitted(after("j", 4, "d")))
+    assert world.controller.reasons["j"].code is ReasonCode.DEPENDENCY_PENDING
+    world.end("d")
+    assert (world.state("lost"), world.state("j")) == (JobState.CANCELLED, JobState.STARTING)
+
+
+def test_a_job_that_waits_for_a_later_one_of_an_id_is_woken_by_its_end() -> None:
+    world = World()
+    world.send(JobSubmitted(job("d", 1)), JobSubmitted(after("j", 2, "d", condition="any")))
+    world.send(AttemptEnded("d", 1, BROKEN), JobSubmitted(job("d", 3)))
+    assert world.controller.reasons["j"].code is ReasonCode.DEPENDENCY_PENDING
+    world.end("d")
+    assert world.state("j") is JobState.STARTING
+
+
+def test_a_successor_hears_of_what_ends_before_its_turn() -> None:
+    for outcome, state in ((DONE, JobState.STARTING), (BROKEN, JobState.CANCELLED)):
+        world = World()
+        world.send(JobSubmitted(job("d", 1)), JobSubmitted(job("j", 2)))
+        world.send(JobWithdrawn("j"), JobSubmitted(after("j", 3, "d")))
+        world.end("d", outcome)
+        world.end("j", BROKEN)
+        assert (world.saved["j"].seq, world.state("j")) == (3, state)
+
+
+def test_the_end_of_a_withdrawn_job_says_nothing_of_its_successor() -> None:
+    world = World()
+    world.send(JobSubmitted(job("d", 1)))
+    world.send(JobWithdrawn("d"), JobSubmitted(job("d", 2)), JobSubmitted(after("j", 3, "d")))
+    world.end("d", BROKEN)
+    assert world.controller.reasons["j"].code is ReasonCode.DEPENDENCY_PENDING
+    world.end("d")
+    assert world.state("j") is JobState.STARTING
+
+
+def test_an_end_is_kept_for_as_long_as_somebody_waits_for_it() -> None:
+    world = World(gpus=1)
+    world.send(JobSubmitted(job("d", 1)), JobSubmitted(job("busy", 2, gpus=1)))
+    waiting = replace(after("waiting", 3, "d"), spec=job("", 0, gpus=1).spec)
+    world.send(JobSubmitted(waiting), JobSubmitted(after("quick", 4, "d")))
+    world.end("d")
+    world.end("quick")
+    world.send(QueueObserved("default", paused=True), QueueObserved("default", paused=False))
+    assert world.controller.reasons["waiting"].code is ReasonCode.WAITING_FOR_CAPACITY
+    world.end("busy")
+    world.send(JobSubmitted(after("late", 5, "old"), {"old": JobState.SUCCEEDED}))
+    world.send(JobRestored(job("other", 6), {"old": JobState.SUCCEEDED}))
+    known = world.controller._dependencies
+    assert (known._states, known._dependents) == ({}, {})
+
+
 def test_a_job_that_was_placed_before_waits_for_no_other_again() -> None:
     """What it had waited for may have been deleted, or stand for another job."""
     again = replace(after("j", 1, "gone", "bad"), attempt=1)
@@ -313,6 +368,37 @@ def test_a_job_after_an_array_waits_for_its_last_element_and_sees_the_worst_end(
     assert world.controller.jobs["good"].state is JobState.PENDING
     world.end("arr[2]")
     assert (world.state("good"), world.state("any")) == (JobState.CANCELLED, JobState.STARTING)
+
+
+def test_elements_of_a_withdrawn_array_say_nothing_of_a_later_one_of_its_id() -> None:
+    for first_end in (BROKEN, DONE):
+        world = World()
+        world.send(*(JobSubmitted(element(index, parallel=2)) for index in range(3)))
+        world.end("arr[1]", BROKEN)
+        gone = [JobWithdrawn(f"arr[{index}]") for index in range(3)]
+        again = [JobSubmitted(replace(element(index), seq=10 + index)) for index in range(3)]
+        world.send(*gone, *again, JobSubmitted(after("good", 20, "arr-id")))
+        world.end("arr[1]")
+        world.end("arr[0]", first_end)
+        world.end("arr[0]")
+        assert world.controller.jobs["good"].state is JobState.PENDING
+        world.end("arr[2]", BROKEN)
+        world.end("arr[2]")
+        assert world.state("good") is JobState.STARTING
+
+
+def test_an_array_that_is_withdrawn_has_ended_with_its_last_element() -> None:
+    world = World()
+    world.send(*(JobSubmitted(element(index, parallel=2)) for index in range(3)))
+    world.send(JobSubmitted(after("good", 10, "arr-id")))
+    world.send(JobSubmitted(after("any", 11, "arr-id", condition="any")))
+    world.send(*(JobWithdrawn(f"arr[{index}]") for index in range(3)))
+    world.send(JobSubmitted(element(0)), JobWithdrawn("arr[0]"))
+    world.end("arr[0]")
+    assert world.controller.is_open("arr-id")
+    world.end("arr[1]", BROKEN)
+    assert (world.state("good"), world.state("any")) == (JobState.CANCELLED, JobState.STARTING)
+    assert not world.controller.is_open("arr-id")
 
 
 def test_a_restored_cluster_holds_what_it_held_and_stops_what_was_to_be_stopped() -> None:
