@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Hashable, Iterable, Mapping
 
 from mlsched.core.filters import AS_IS, View, is_troubled
+from mlsched.core.holders import Holders
 from mlsched.core.journals import Journal
 from mlsched.core.rankings import Ranking
 from mlsched.core.tallies import Tally
@@ -48,14 +49,11 @@ class Ledger:
         self._nodes: dict[str, Node] = {}
         self._is_sorted = True
         self._used: dict[str, _Use] = {}
-        self._uuids: dict[str, frozenset[str]] = {}
-        self._free_devices: dict[str, int] = {}
+        self._holders = Holders()
         self._layers: dict[str, int] = {}
         self.troubled: set[str] = set()
         self.verdicts: dict[Hashable, Reason | None] = {}
         self._device_jobs = 0
-        self._holders: dict[str, str] = {}
-        self._next_holders: dict[str, list[str]] = {}
         self._held: dict[str, tuple[GroupPlacement, ...]] = {}
         self._log: list[_Undo] = []
         self._rankings: dict[tuple[GroupNeed, View], Ranking] = {}
@@ -94,8 +92,7 @@ class Ledger:
         self._layers[node.layer] = self._layers.get(node.layer, 0) + 1
         (self.troubled.add if is_troubled(node) else self.troubled.discard)(name)
         self._used.setdefault(name, _Use())
-        self._uuids[name] = frozenset(device.uuid for device in node.devices)
-        self._free_devices[name] = sum(uuid not in self._holders for uuid in self._uuids[name])
+        self._holders.observe(before, node)
         self._note_node(name)
         for twin in self._twins():
             twin.observe(node)
@@ -103,7 +100,7 @@ class Ledger:
     def forget(self, name: str) -> None:
         """Remove a node; placements on it stay with their jobs until these are released."""
         gone = self._nodes.pop(name, None)
-        self._uuids.pop(name, None)
+        self._holders.forget(gone)
         if gone is not None:
             self._layers[gone.layer] -= 1
         self.troubled.discard(name)
@@ -119,8 +116,8 @@ class Ledger:
         """
         for group in placements:
             for uuid in group.devices:
-                if uuid in self._holders:
-                    other = self._holders[uuid]
+                other = self._holders.first.get(uuid)
+                if other is not None:
                     raise InvariantError("one holder a device", f"{uuid}: {other} and {job_id}")
         self.restore(job_id, placements)
 
@@ -174,11 +171,11 @@ class Ledger:
 
     def free_devices(self, name: str) -> list[Device]:
         """Devices of a node that nobody holds, healthy or not, in the node's order."""
-        return [d for d in self._nodes[name].devices if d.uuid not in self._holders]
+        return [d for d in self._nodes[name].devices if d.uuid not in self._holders.first]
 
     def free_device_count(self, name: str) -> int:
         """How many devices `free_devices` would give; O(1)."""
-        return self._free_devices[name]
+        return self._holders.free[name]
 
     def group_count(self, name: str) -> int:
         """How many groups of jobs are on a node; O(1)."""
@@ -190,11 +187,11 @@ class Ledger:
 
     def holder_of(self, uuid: str) -> str | None:
         """Id of the job that holds a device; of several that were restored, the first."""
-        return self._holders.get(uuid)
+        return self._holders.first.get(uuid)
 
     def is_held_by(self, uuid: str, job_id: str) -> bool:
         """Whether a job holds a device, alone or beside others."""
-        return self._holders.get(uuid) == job_id or job_id in self._next_holders.get(uuid, ())
+        return self._holders.has(job_id, uuid)
 
     @property
     def device_job_count(self) -> int:
@@ -204,7 +201,7 @@ class Ledger:
     @property
     def held_device_count(self) -> int:
         """How many devices are held, those that vanished included; O(1)."""
-        return len(self._holders)
+        return len(self._holders.first)
 
     def has_room_for(self, placements: tuple[GroupPlacement, ...]) -> bool:
         """Whether all groups of a placement could be taken as they are."""
@@ -213,7 +210,9 @@ class Ledger:
         groups: dict[str, int] = {}
         for group in placements:
             name = group.node
-            if name not in self._nodes or any(uuid in self._holders for uuid in group.devices):
+            if name not in self._nodes or any(
+                uuid in self._holders.first for uuid in group.devices
+            ):
                 return False
             cpus[name] = cpus.get(name, 0) + group.milli_cpus
             memory[name] = memory.get(name, 0) + group.memory_bytes
@@ -294,6 +293,7 @@ class Ledger:
 
     def _apply(self, job_id: str, placements: tuple[GroupPlacement, ...], *, taking: bool) -> None:
         sign = 1 if taking else -1
+        count = self._holders.add if taking else self._holders.discard
         for group in placements:
             name = group.node
             use = self._used.get(name)
@@ -302,11 +302,10 @@ class Ledger:
             use.milli_cpus += sign * group.milli_cpus
             use.memory_bytes += sign * group.memory_bytes
             use.groups += sign
-            here = self._uuids.get(name, ())
             for uuid in group.devices:
-                changes = self._hold(uuid, job_id) if taking else self._let_go(uuid, job_id)
-                if changes and uuid in here:
-                    self._free_devices[name] -= sign
+                home = count(job_id, uuid)
+                if home is not None and home != name:
+                    self.changed_nodes.add(home)
             self.changed_nodes.add(name)
         self._device_jobs += sign * any(group.devices for group in placements)
         if taking:
@@ -314,27 +313,6 @@ class Ledger:
         else:
             self._held.pop(job_id, None)
         self._changed_jobs.add(job_id)
-
-    def _hold(self, uuid: str, job_id: str) -> bool:
-        """Note a holder of a device; whether it was free."""
-        if uuid in self._holders:
-            self._next_holders.setdefault(uuid, []).append(job_id)
-            return False
-        self._holders[uuid] = job_id
-        return True
-
-    def _let_go(self, uuid: str, job_id: str) -> bool:
-        """Forget a holder of a device; whether it is free now."""
-        others = self._next_holders.get(uuid)
-        if others is None:
-            return self._holders.pop(uuid, None) is not None
-        if self._holders[uuid] == job_id:
-            self._holders[uuid] = others.pop(0)
-        else:
-            others.remove(job_id)
-        if not others:
-            del self._next_holders[uuid]
-        return False
 
 
 class _Use:

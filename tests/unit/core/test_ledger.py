@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import pytest
+from msgspec.structs import replace
 
 from mlsched.core.ledger import Ledger
 from mlsched.errors import InvariantError
 from mlsched.model.jobs import GroupPlacement
+from mlsched.model.resources import GroupNeed
 from mlsched.testing.builders import node
 
 HELD = (GroupPlacement("a", 2000, 1 << 30, ("GPU-a-0", "GPU-a-1")),)
@@ -78,6 +80,32 @@ def test_a_device_that_vanishes_stays_with_its_job() -> None:
     assert ledger.free_device_count("a") == 0
     ledger.observe(node("a", gpus=4))
     assert ledger.holder_of("GPU-a-1") == "old"
+    assert ledger.free_device_count("a") == 2
+
+
+def test_a_device_that_is_on_another_node_by_now_is_free_there_once_its_job_ends() -> None:
+    """Such as on a machine whose name has changed under its jobs."""
+    ledger = Ledger(held={"old": HELD})
+    before = node("a", gpus=4)
+    ledger.observe(replace(before, name="b"))
+    need = GroupNeed(1000, 0, 4)
+    assert ledger.ranking(need).best(ledger) is None
+    assert ledger.tally((need,)).total.gpus_free == 2
+    ledger.release("old")
+    assert ledger.free_device_count("b") == 4
+    assert ledger.ranking(need).best(ledger) == ("b", before.devices)
+    assert ledger.tally((need,)).total.gpus_free == 4
+
+
+def test_a_node_that_forgets_a_device_leaves_it_to_the_one_that_has_it() -> None:
+    ledger = Ledger([node("a", gpus=2)])
+    ledger.observe(replace(node("a", gpus=2), name="b"))
+    ledger.forget("a")
+    ledger.take("job", (GroupPlacement("b", 1000, 0, ("GPU-a-0",)),))
+    assert ledger.free_device_count("b") == 1
+    ledger.forget("b")
+    ledger.release("job")
+    ledger.observe(node("a", gpus=2))
     assert ledger.free_device_count("a") == 2
 
 
