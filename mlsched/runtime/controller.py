@@ -222,7 +222,7 @@ class Controller:
     def _observe_node(self, event: NodeObserved | NodeLost) -> None:
         if isinstance(event, NodeLost):
             self.ledger.forget(event.name)
-        elif self.ledger.nodes.get(event.node.name) != event.node:
+        elif self.ledger.find(event.node.name) != event.node:
             self.ledger.observe(event.node)
         else:
             return

@@ -444,6 +444,22 @@ def test_a_lost_node_and_a_dependency_that_ends_change_the_answer_of_those_that_
     assert (world.state("second"), world.state("third")) == (JobState.STARTING, JobState.STARTING)
 
 
+def test_nodes_that_come_in_any_order_are_not_sorted_again_for_each() -> None:
+    compared = 0
+
+    class Name(str):
+        def __lt__(self, other: str) -> bool:
+            nonlocal compared
+            compared += 1
+            return str.__lt__(self, other)
+
+    names = [Name(f"n{(index * 37) % 200:03}") for index in range(200)]
+    controller = Controller()
+    controller.step([NodeObserved(node(name)) for name in names], Instant(0, 0))
+    assert list(controller.ledger.nodes) == sorted(names)
+    assert compared < 200 * 20
+
+
 def test_a_job_that_waits_for_a_dependency_is_held_too_while_its_queue_is_paused() -> None:
     world = World()
     world.send(JobSubmitted(job("first", 1)), JobSubmitted(after("second", 2, "first")))
