@@ -81,6 +81,9 @@ _RETRIED = frozenset(
 REQUEUES_MAX = 5
 """Lost machines that one job survives. Source: default of Slurm's MaxBatchRequeue."""
 
+REVOKED_KEPT_MAX = 20
+"""Attempts kept that were taken back one after the other: no wait doubles as often."""
+
 CANCELLED = Reason(ReasonCode.CANCELLED, "cancelled by its user")
 
 _PIDS_SHOWN = 5
@@ -176,7 +179,11 @@ def close_attempt(job: Job, outcome: Outcome) -> tuple[Job, Move, Reason]:
     move, reason = judge(job, outcome)
     counts = move is Move.RETRY and not is_requeued(job, outcome)
     attempts = (*job.attempts[:-1], replace(job.attempts[-1], outcome=outcome))
-    return replace(job, attempts=attempts, retries_used=job.retries_used + counts), move, reason
+    job = replace(job, attempts=attempts, retries_used=job.retries_used + counts)
+    revoked = count_revoked(job)
+    if revoked > REVOKED_KEPT_MAX:
+        job = replace(job, attempts=(*attempts[:-revoked], *attempts[-REVOKED_KEPT_MAX:]))
+    return job, move, reason
 
 
 def end(job: Job, move: Move, reason: Reason, wall_ms: int) -> Job:

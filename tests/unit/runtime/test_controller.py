@@ -133,6 +133,23 @@ def test_a_launch_that_was_taken_back_uses_no_retry() -> None:
     assert (world.state("j"), world.saved["j"].retries_used) == (JobState.PENDING, 0)
 
 
+def test_a_launch_that_is_taken_back_again_and_again_is_tried_less_and_less_often() -> None:
+    """Such as in a namespace whose quota is used up: for days, perhaps."""
+    world = World()
+    world.send(JobSubmitted(job("j", 1, retries=1)))
+    world.end("j", BROKEN)
+    waits = []
+    for _ in range(40):
+        world.now_ms = world.send().wake_at_ms or 0
+        world.send()
+        wake_at_ms = world.end("j", Outcome(EndCause.REVOKED)).wake_at_ms or 0
+        waits.append(wake_at_ms - world.now_ms)
+    assert waits[:10] == [*(1_000 << times for times in range(9)), 300_000]
+    assert set(waits[9:]) == {300_000}
+    kept = [attempt.number for attempt in world.saved["j"].attempts]
+    assert kept == [1, *range(22, 42)]
+
+
 def test_cancelling_a_job_that_waits_ends_it_at_once() -> None:
     world = World(gpus=0)
     world.send(JobSubmitted(job("j", 1, gpus=1)), CancelRequested("j"))
