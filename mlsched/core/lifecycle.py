@@ -175,11 +175,14 @@ def judge(job: Job, outcome: Outcome) -> tuple[Move, Reason]:
 
 
 def close_attempt(job: Job, outcome: Outcome) -> tuple[Job, Move, Reason]:
-    """The job with its newest attempt ended and a retry counted if one is used; what follows."""
+    """The job with its newest attempt ended and what that uses up counted; what follows."""
     move, reason = judge(job, outcome)
-    counts = move is Move.RETRY and not is_requeued(job, outcome)
     attempts = (*job.attempts[:-1], replace(job.attempts[-1], outcome=outcome))
-    job = replace(job, attempts=attempts, retries_used=job.retries_used + counts)
+    if move is Move.RETRY and is_requeued(job, outcome):
+        job = replace(job, requeues_used=_count_requeues(job) + 1)
+    elif move is Move.RETRY:
+        job = replace(job, retries_used=job.retries_used + 1)
+    job = replace(job, attempts=attempts)
     revoked = count_revoked(job)
     if revoked > REVOKED_KEPT_MAX:
         job = replace(job, attempts=(*attempts[:-revoked], *attempts[-REVOKED_KEPT_MAX:]))
@@ -199,8 +202,14 @@ def is_requeued(job: Job, outcome: Outcome) -> bool:
 
     Bounded, since a job can be what brings its machine down.
     """
+    is_lost = job.spec.requeue and outcome.cause in _LOST
+    return is_lost and _count_requeues(job) < REQUEUES_MAX
+
+
+def _count_requeues(job: Job) -> int:
+    """By the record's own count, since not all attempts are kept; older records have none."""
     lost = sum(a.outcome is not None and a.outcome.cause in _LOST for a in job.attempts)
-    return job.spec.requeue and outcome.cause in _LOST and lost < REQUEUES_MAX
+    return max(job.requeues_used, lost)
 
 
 def count_revoked(job: Job) -> int:

@@ -130,7 +130,7 @@ class Enforcement(Struct, frozen=True):
 
 
 class Attempt(Struct, frozen=True, omit_defaults=True):
-    """One try of a job; kept for every try, oldest first."""
+    """One try of a job. Of many the newest are kept, oldest first."""
 
     number: int
     started_at_ms: int | None = None
@@ -155,6 +155,8 @@ class Job(Struct, frozen=True, omit_defaults=True):
     attempt: int = 0
     """Number of the newest attempt; 0 before the first. Only ever rises."""
     retries_used: int = 0
+    requeues_used: int = 0
+    """Lost machines that it survived without a retry."""
     placements: tuple[GroupPlacement, ...] = ()
     """Where the newest attempt is, while it holds anything; empty otherwise."""
     attempts: tuple[Attempt, ...] = ()

@@ -116,6 +116,7 @@ def _restore(job: Job, record: JobRecord) -> Job:
         reason=_read_reason(record),
         attempt=record.attempt,
         retries_used=record.retries_used,
+        requeues_used=record.requeues_used,
         placements=tuple(
             GroupPlacement(g.node, g.milli_cpus, g.memory_bytes, g.devices)
             for g in record.placements
@@ -204,6 +205,7 @@ def _record(job: Job) -> dict[str, Any]:
         "evidence": dict(reason.evidence) if reason else {},
         "attempt": job.attempt,
         "retries_used": job.retries_used,
+        "requeues_used": job.requeues_used,
         "started_at": format_time(job.started_at_ms),
         "ended_at": format_time(job.ended_at_ms),
         "exit_code": job.exit_code,

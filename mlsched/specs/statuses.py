@@ -58,6 +58,7 @@ class JobRecord(Struct, frozen=True, rename="camel", omit_defaults=True, kw_only
     evidence: dict[str, str | int | list[str]] = {}
     attempt: int = 0
     retries_used: int = 0
+    requeues_used: int = 0
     started_at: str = ""
     ended_at: str = ""
     exit_code: int | None = None

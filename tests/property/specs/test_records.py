@@ -58,6 +58,7 @@ CHANGES = st.fixed_dictionaries(
         "state": st.sampled_from(JobState),
         "reason": st.none() | REASONS,
         "retries_used": st.integers(0, 9),
+        "requeues_used": st.integers(0, 9),
         "attempts": attempts(),
         "started_at_ms": st.none() | TIMES,
         "ended_at_ms": st.none() | TIMES,

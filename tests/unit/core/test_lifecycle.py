@@ -7,9 +7,17 @@ import itertools
 import pytest
 from msgspec.structs import replace
 
-from mlsched.core.lifecycle import TRANSITIONS, Move, advance, is_satisfied, judge
+from mlsched.core.lifecycle import (
+    REQUEUES_MAX,
+    TRANSITIONS,
+    Move,
+    advance,
+    close_attempt,
+    is_satisfied,
+    judge,
+)
 from mlsched.errors import InvariantError
-from mlsched.model.jobs import ENDED_STATES, EndCause, Job, JobState, Outcome
+from mlsched.model.jobs import ENDED_STATES, Attempt, EndCause, Job, JobState, Outcome
 from mlsched.model.reasons import Reason, ReasonCode
 from mlsched.testing.builders import job
 
@@ -79,6 +87,19 @@ def test_a_requeued_job_runs_again_when_its_machine_was_lost(cause: EndCause) ->
     """Stopped, though nobody cancelled it: a shutdown ends jobs before the machine goes."""
     lost = replace(job("j", 1, requeue=True), state=JobState.RUNNING)
     assert judge(lost, Outcome(cause))[0] is Move.RETRY
+
+
+def test_lost_machines_are_counted_also_where_the_record_keeps_few_attempts() -> None:
+    lost = Outcome(EndCause.NODE_LOST)
+    moves = []
+    again = replace(job("j", 1, requeue=True), state=JobState.RUNNING, attempts=(Attempt(1),))
+    for number in range(2, 9):
+        again, move, _ = close_attempt(again, lost)
+        moves.append(move)
+        again = replace(again, attempts=(Attempt(number),))
+    assert moves == [*[Move.RETRY] * REQUEUES_MAX, Move.FAIL, Move.FAIL]
+    older = replace(again, requeues_used=0, attempts=(Attempt(1, outcome=lost), Attempt(2)))
+    assert close_attempt(older, lost)[0].requeues_used == 2
 
 
 @pytest.mark.parametrize(

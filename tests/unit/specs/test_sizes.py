@@ -35,6 +35,7 @@ def element(job: Job, state: JobState) -> Job:
         state=state,
         attempt=30,
         retries_used=29,
+        requeues_used=5,
         attempts=(*past, Attempt(30, 1_800_000_000_000, None if holds else outcome, HELD, LONG)),
         placements=HELD if holds else (),
         reason=Reason(ReasonCode.NODE_LOST, LONG, {"why": LONG}),
@@ -59,7 +60,7 @@ def test_the_largest_array_fits_in_its_worst_case(state: JobState) -> None:
     status = stored([element(job, state) for job in WAITING])
     found = jobs_from(Identity("team", "train", "2026-11-26T13:00:00Z"), SPEC, status, 1)
     assert {job.state for job in found} == {state}
-    assert {(job.attempt, job.retries_used) for job in found} == {(30, 29)}
+    assert {(one.attempt, one.retries_used, one.requeues_used) for one in found} == {(30, 29, 5)}
     if state is JobState.RUNNING:
         assert {job.placements for job in found} == {HELD}
         assert {job.attempts[-1].number for job in found} == {30}
