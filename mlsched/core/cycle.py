@@ -134,11 +134,11 @@ class _Cycle:
 
     def _consider(self, job: Job, lane: Lane) -> Reason | None:
         """Place a job, or say why not; the reason holds for all behind it in the lane."""
-        reason = (
-            queue_gate(job, self.snapshot.paused_queues)
-            or throttle_gate(job, self._count_running(job))
-            or self._refused.get(lane.shape)
-        )
+        reason = queue_gate(job, self.snapshot.paused_queues)
+        throttled = throttle_gate(job, self._count_running(job))
+        if reason is None and throttled is not None:
+            reason = never_fits(lane.needs, self.ledger) or throttled
+        reason = reason or self._refused.get(lane.shape)
         if reason is not None:
             return reason
         placements = place(lane.needs, self.ledger)

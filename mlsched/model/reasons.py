@@ -16,10 +16,10 @@ class ReasonCode(StrEnum):
 
     HELD = "Held"
     MISCONFIGURED = "Misconfigured"
-    NEVER_FITS = "NeverFits"
     DEPENDENCY_FAILED = "DependencyFailed"
     DEPENDENCY_PENDING = "DependencyPending"
     RETRY_BACKOFF = "RetryBackoff"
+    NEVER_FITS = "NeverFits"
     ARRAY_THROTTLED = "ArrayThrottled"
     DEVICES_UNHEALTHY = "DevicesUnhealthy"
     NODES_UNAVAILABLE = "NodesUnavailable"

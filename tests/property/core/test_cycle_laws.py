@@ -25,6 +25,7 @@ from mlsched.model.jobs import (
 )
 from mlsched.model.nodes import Node
 from mlsched.model.snapshots import ClusterSnapshot
+from mlsched.model.specs import JobSpec
 from mlsched.testing.builders import device, job, node
 from mlsched.testing.scans import place_by_scan
 
@@ -43,17 +44,18 @@ def decide_plainly(snapshot: ClusterSnapshot, ledger: Ledger) -> Decision:
     running = dict(snapshot.array_running)
     for one in sorted(snapshot.candidates, key=POLICY.key):
         array_id = one.array.array_id if one.array else ""
-        reason = (
-            queue_gate(one, snapshot.paused_queues)
-            or own_gate(one, snapshot)
-            or throttle_gate(one, running.get(array_id, 0))
-        )
-        found = place_by_scan(needs_of(one), now) if reason is None else None
+        reason = queue_gate(one, snapshot.paused_queues) or own_gate(one, snapshot)
+        throttled = throttle_gate(one, running.get(array_id, 0))
+        found = place_by_scan(needs_of(one), now) if not (reason or throttled) else None
+        fits_ever = place_by_scan(needs_of(one), Ledger(nodes), WELL) is not None
         if reason is not None:
             codes[one.id] = reason.code
+        elif found is None and not fits_ever:
+            codes[one.id] = "NeverFits"
+        elif throttled is not None:
+            codes[one.id] = throttled.code
         elif found is None:
-            fits_ever = place_by_scan(needs_of(one), Ledger(nodes), WELL) is not None
-            codes[one.id] = "waits" if fits_ever else "NeverFits"
+            codes[one.id] = "waits"
             if blocked is None and place_by_scan(needs_of(one), Ledger(nodes)) is not None:
                 blocked, limit = one, POLICY.key(one)
                 placed = snapshot.placed.items()
@@ -106,6 +108,7 @@ def snapshots(draw: st.DrawFn) -> tuple[ClusterSnapshot, Ledger]:
     ledger = Ledger(draw(clusters()))
     placed: dict[str, Job] = {}
     candidates: list[Job] = []
+    of_array = job("", 0, **draw(SHAPES)).spec
     order = draw(st.permutations(range(draw(st.integers(1, 14)))))
     for seq in order:
         made = job(f"j{seq}", seq + 1, **draw(SHAPES), priority=draw(st.sampled_from([0, 0, 0, 5])))
@@ -114,7 +117,7 @@ def snapshots(draw: st.DrawFn) -> tuple[ClusterSnapshot, Ledger]:
             ledger.take(made.id, found)
             placed[made.id] = replace(made, state=JobState.RUNNING, placements=found)
         else:
-            candidates.append(_gated(draw, made))
+            candidates.append(_gated(draw, made, of_array))
     ledger.commit()
     snapshot = ClusterSnapshot(
         Instant(0, 0),
@@ -127,12 +130,13 @@ def snapshots(draw: st.DrawFn) -> tuple[ClusterSnapshot, Ledger]:
     return snapshot, ledger
 
 
-def _gated(draw: st.DrawFn, made: Job) -> Job:
+def _gated(draw: st.DrawFn, made: Job, of_array: JobSpec) -> Job:
     kind = draw(st.integers(0, 8))
     if kind == 0:
         return replace(made, after=(ResolvedDependency("other", "other", "ok"),))
     if kind == 1:
-        return replace(made, array=ArrayMembership("array", "array", made.seq, 20, 2))
+        membership = ArrayMembership("array", "array", made.seq, 20, 2)
+        return replace(made, spec=of_array, array=membership)
     if kind == 2:
         return replace(made, spec=replace(made.spec, queue="night"))
     return made

@@ -375,6 +375,15 @@ def test_no_more_elements_run_at_once_than_the_array_allows() -> None:
     assert world.state("arr[2]") is JobState.STARTING
 
 
+def test_elements_that_fit_no_node_any_more_say_so_also_where_their_array_is_bounded() -> None:
+    world = World()
+    elements = [replace(element(i, 1), spec=job("", 0, gpus=2).spec) for i in range(3)]
+    world.send(*(JobSubmitted(one) for one in elements))
+    assert world.controller.reasons["arr[2]"].code is ReasonCode.ARRAY_THROTTLED
+    world.send(NodeObserved(node("a", gpus=1)))
+    assert world.controller.reasons["arr[2]"].code is ReasonCode.NEVER_FITS
+
+
 def test_a_job_after_an_array_waits_for_its_last_element_and_sees_the_worst_end() -> None:
     world = World()
     world.send(*(JobSubmitted(element(index)) for index in range(3)))
