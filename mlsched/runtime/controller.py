@@ -6,7 +6,7 @@ out the same commands; nothing here knows which of them it serves.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 from msgspec import Struct
 from msgspec.structs import replace
@@ -166,7 +166,8 @@ class Controller:
 
     def _admit(self, event: Arrival, now: Instant) -> None:
         job = event.job
-        self._dependencies.note_open(job)
+        for other in _waiting(self.jobs, self._dependencies.reopen(job)):
+            self._pending.look_at(other.id)
         if isinstance(event, JobSubmitted):
             self._put(job)
         else:
@@ -294,12 +295,13 @@ class Controller:
         self._pending.forget(ended.id)
         if not ended.attempt:
             self._dependencies.discard(ended)
-        decided = {} if self._withdrawn.expects(ended.id) else {ended.id: ended.state}
+        decided = {ended.id: ended.state}
         whole = self._arrays.track(ended)
         if whole is not None and ended.array is not None:
             decided[ended.array.array_id] = whole
-        others = (self.jobs.get(other) for other in self._dependencies.settle(decided))
-        return [other for other in others if other is not None and _waits(other)]
+        for one in [one for one in decided if self.is_open(one) or self._withdrawn.expects(one)]:
+            del decided[one]  # another stands for it by now
+        return _waiting(self.jobs, self._dependencies.settle(decided))
 
     def _release(self, job_id: str) -> None:
         if self.ledger.release(job_id):
@@ -364,3 +366,8 @@ class Controller:
 
 def _waits(job: Job) -> bool:
     return not job.state.is_placed and not job.state.is_ended
+
+
+def _waiting(jobs: Mapping[str, Job], ids: Iterable[str]) -> list[Job]:
+    found = (jobs.get(one) for one in ids)
+    return [job for job in found if job is not None and _waits(job)]

@@ -35,11 +35,17 @@ class Dependencies:
                 self._dependents.pop(one, None)
                 self._states.pop(one, None)
 
-    def note_open(self, job: Job) -> None:
-        """A job has come: how an earlier one of its id, or of that of its array, ended is past."""
-        self._states.pop(job.id, None)
-        if job.array is not None:
-            self._states.pop(job.array.array_id, None)
+    def reopen(self, job: Job) -> dict[str, None]:
+        """A job has come: how an earlier one of its id, or of that of its array, ended is past.
+
+        Returns:
+            The ids of the jobs that wait for it, and knew of the earlier one.
+        """
+        others: dict[str, None] = {}
+        for one in (job.id, job.array.array_id if job.array is not None else ""):
+            if self._states.pop(one, None) is not None:
+                others |= self._dependents[one]
+        return others
 
     def settle(self, ended: Mapping[str, JobState]) -> dict[str, None]:
         """Note ends; the ids of the jobs that wait for them, in order of their acceptance."""
