@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections.abc import Iterator
 
 from msgspec import Struct
@@ -20,6 +21,9 @@ from mlsched.model.resources import need_of, tasks_per_group
 from mlsched.model.snapshots import ClusterSnapshot
 from mlsched.model.specs import JobSpec
 from mlsched.units import format_cpus
+
+_Change = tuple[str, JobSpec]
+"""What to write, and the request that it makes."""
 
 
 class Explanation(Struct, frozen=True):
@@ -89,51 +93,58 @@ def _history(job: Job) -> list[str]:
 
 
 def _unblocks(job: Job, snapshot: ClusterSnapshot, ledger: Ledger, policy: Policy) -> Iterator[str]:
-    """Of each kind of change the smallest one with which the job would start now."""
+    """Of each kind of change the smallest one with which the job would start now.
+
+    Cost: a decision for each kind, and log n of them where a kind has n changes: with a larger one
+    it starts too.
+    """
     if job.needs:
         return
     others = tuple(other for other in snapshot.candidates if other.id != job.id)
-    found: set[str] = set()
-    for kind, text, spec in _alternatives(job.spec, ledger):
-        if kind in found:
-            continue
-        changed = replace(job, spec=spec)
-        tried = replace(snapshot, candidates=(*others, changed))
-        if job.id in decide(tried, ledger, policy).placements:
-            found.add(kind)
-            yield text
+
+    def starts(change: _Change) -> bool:
+        tried = replace(snapshot, candidates=(*others, replace(job, spec=change[1])))
+        return job.id in decide(tried, ledger, policy).placements
+
+    for changes in _alternatives(job.spec, ledger):
+        at = bisect_left(changes, True, key=starts)
+        if at < len(changes):
+            yield changes[at][0]
 
 
-def _alternatives(spec: JobSpec, ledger: Ledger) -> Iterator[tuple[str, str, JobSpec]]:
+def _alternatives(spec: JobSpec, ledger: Ledger) -> Iterator[list[_Change]]:
     """Smaller or less picky requests by kind of change, the nearest to what was asked first."""
     need = need_of(spec)
     if need.gpus and need.gpu_model and not need.mig:
-        yield "any model", "any GPU model", replace(spec, gpu_model="", constraint="")
+        yield [("any GPU model", replace(spec, gpu_model="", constraint=""))]
         kinds = group_by_kind(d for n in ledger.nodes.values() for d in n.devices)
         for kind in sorted(kinds):
             model = kinds[kind][0].model.removeprefix("NVIDIA ")
             if not kinds[kind][0].is_mig:
                 text = f"--gpus {model.replace(' ', '-')}:{need.gpus}"
-                yield kind, text, replace(spec, gpu_model=model, constraint="")
-    for gpus in range(need.gpus - 1, 0, -1):
-        fewer = replace(spec, gpus_per_node=gpus, gpus=0, gpus_per_task=0)
-        yield "gpus", f"--gpus {gpus}", fewer
-    for nodes in range(spec.nodes - 1, 0, -1):
-        yield "nodes", f"--nodes {nodes}", replace(spec, nodes=nodes, tasks=0)
-    for cpus in sorted({spec.milli_cpus_per_task // 2, 1000}, reverse=True):
-        if 0 < cpus < spec.milli_cpus_per_task and tasks_per_group(spec) == 1:
-            text = f"--cpus {format_cpus(cpus)}"
-            yield "cpus", text, replace(spec, milli_cpus_per_task=cpus)
+                yield [(text, replace(spec, gpu_model=model, constraint=""))]
+    fewer = replace(spec, gpus=0, gpus_per_task=0)
+    gpus = range(need.gpus - 1, 0, -1)
+    yield [(f"--gpus {count}", replace(fewer, gpus_per_node=count)) for count in gpus]
+    nodes = range(spec.nodes - 1, 0, -1)
+    yield [(f"--nodes {count}", replace(spec, nodes=count, tasks=0)) for count in nodes]
+    if tasks_per_group(spec) == 1:
+        asked = spec.milli_cpus_per_task
+        cpus = [count for count in sorted({asked // 2, 1000}, reverse=True) if 0 < count < asked]
+        yield [
+            (f"--cpus {format_cpus(count)}", replace(spec, milli_cpus_per_task=count))
+            for count in cpus
+        ]
     if need.memory_bytes or need.whole_memory:
         none = replace(spec, memory_per_node=0, memory_per_cpu=0, memory_per_gpu=0)
-        yield "memory", "no --memory request", none
+        yield [("no --memory request", none)]
     yield from _elsewhere(spec, ledger)
 
 
-def _elsewhere(spec: JobSpec, ledger: Ledger) -> Iterator[tuple[str, str, JobSpec]]:
+def _elsewhere(spec: JobSpec, ledger: Ledger) -> Iterator[list[_Change]]:
     """The same request, on other nodes."""
     if spec.node_selector:
-        yield "selector", "no --node-selector", replace(spec, node_selector={})
+        yield [("no --node-selector", replace(spec, node_selector={}))]
     layers = {node.layer for node in ledger.nodes.values()}
     for layer in sorted(layers - {need_of(spec).layer, *OPEN_LAYERS}):
-        yield f"layer {layer}", f"--layer {layer}", replace(spec, layer=layer)
+        yield [(f"--layer {layer}", replace(spec, layer=layer))]

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 from msgspec.structs import replace
 
+from mlsched.core import cycle
 from mlsched.core.explain import explain, preview
 from mlsched.core.policies.fifo import Fifo
 from mlsched.model.jobs import JobState, ResolvedDependency
 from mlsched.model.reasons import ReasonCode
+from mlsched.model.snapshots import Plan
 from mlsched.testing.builders import device, job
 from mlsched.testing.cases import Case
 
@@ -192,6 +196,28 @@ def test_why_proposes_fewer_gpus(case: Case) -> None:
     case.checked = True
     told = explain(snapshot.candidates[0], snapshot, ledger, Fifo())
     assert told.unblocks == ("--gpus 3",)
+
+
+def test_why_a_large_gang_waits_takes_few_decisions(
+    case: Case, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As many as it has nodes would keep a service busy for minutes."""
+    decisions = 0
+
+    def decide(*args: Any) -> Plan:
+        nonlocal decisions
+        decisions += 1
+        return cycle.decide(*args)
+
+    monkeypatch.setattr("mlsched.core.explain.decide", decide)
+    case.node("a", cpus=16)
+    case.job("running", cpus=5, running_on="a")
+    case.job("large", nodes=10_000, gpus=0, cpus=0.1)
+    snapshot, ledger = case.snapshot()
+    case.checked = True
+    told = explain(snapshot.candidates[0], snapshot, ledger, Fifo())
+    assert told.unblocks == ("--nodes 110",)
+    assert decisions < 20
 
 
 def test_a_placement_says_why_there(case: Case) -> None:
