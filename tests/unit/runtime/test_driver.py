@@ -146,6 +146,32 @@ def test_what_was_placed_is_adopted_and_what_was_to_stop_is_stopped_again() -> N
     asyncio.run(scenario())
 
 
+def test_an_attempt_that_cannot_be_looked_for_is_told_and_holds_up_no_other() -> None:
+    async def scenario() -> None:
+        class Broken(Log):
+            async def adopt(self, job: Job) -> None:
+                await super().adopt(job)
+                if job.name == "bad":
+                    raise ValueError("no JSON")
+
+        first = Controller()
+        events = [
+            NodeObserved(node("a")),
+            JobSubmitted(job("bad", 1)),
+            JobSubmitted(job("good", 2)),
+        ]
+        first.step(events, Instant(0, 0))
+        log, told = Broken(), list[str]()
+        driver = Driver(Controller(), log, log, clock=Still(), on_problem=told.append)
+        driver.start()
+        await driver.restore(first.jobs.values(), {})
+        assert log.lines == ["adopt bad 1", "adopt good 1"]
+        await driver.close()
+        assert told == ["cannot look for bad, which keeps what it holds: ValueError('no JSON')"]
+
+    asyncio.run(scenario())
+
+
 def test_a_broken_law_stops_the_driver_and_is_told() -> None:
     async def scenario() -> None:
         log, told = Log(), []
