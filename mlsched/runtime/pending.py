@@ -37,6 +37,7 @@ class Pending:
         self.backlog.discard(job_id)
         self._gated.pop(job_id, None)
         self._fresh[job_id] = None
+        self._unblock(job_id)
 
     def look_at_all(self) -> None:
         """Something was freed, so any job that waits for room may start."""
@@ -54,6 +55,10 @@ class Pending:
         self.backlog.discard(job_id)
         self._gated.pop(job_id, None)
         self._fresh.pop(job_id, None)
+        self._unblock(job_id)
+
+    def _unblock(self, job_id: str) -> None:
+        """What had to wait behind a job may start once that waits for room no more."""
         if job_id == self.blocked:
             self.blocked, self._look_at_all = None, True
 

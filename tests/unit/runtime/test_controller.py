@@ -318,6 +318,19 @@ def test_a_job_that_waits_for_a_later_one_of_an_id_is_woken_by_its_end() -> None
     assert world.state("j") is JobState.STARTING
 
 
+def test_jobs_go_on_when_the_one_that_they_must_not_delay_waits_for_another_again() -> None:
+    world = World(gpus=2)
+    large = replace(after("large", 3, "d", condition="any"), spec=job("", 0, gpus=2).spec)
+    world.send(JobSubmitted(job("d", 1)), JobSubmitted(job("running", 2, gpus=1)))
+    world.send(JobSubmitted(large))
+    world.end("d", BROKEN)
+    world.send(JobSubmitted(job("small", 4, gpus=1)))
+    assert world.controller.reasons["small"].code is ReasonCode.LOWER_PRIORITY
+    world.send(JobSubmitted(job("d", 5)))
+    assert world.controller.reasons["large"].code is ReasonCode.DEPENDENCY_PENDING
+    assert world.state("small") is JobState.STARTING
+
+
 def test_a_successor_hears_of_what_ends_before_its_turn() -> None:
     for outcome, state in ((DONE, JobState.STARTING), (BROKEN, JobState.CANCELLED)):
         world = World()
