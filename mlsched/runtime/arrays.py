@@ -32,6 +32,7 @@ class Arrays:
     def learn(self, job: Job, ended: Mapping[str, JobState]) -> None:
         """Note an element that has come, and how others of its array ended before it did."""
         if job.array is None:
+            self._arrays.pop(job.id, None)  # its name was that of an array which is withdrawn
             return
         array_id = job.array.array_id
         array = self._arrays.setdefault(array_id, _Array())

@@ -440,6 +440,15 @@ def test_an_array_that_is_withdrawn_has_ended_with_its_last_element() -> None:
     assert not world.controller.is_open("arr-id")
 
 
+def test_a_job_with_the_name_of_a_withdrawn_array_ends_by_itself() -> None:
+    world = World()
+    world.send(*(JobSubmitted(element(index, parallel=1)) for index in range(3)))
+    world.send(*(JobWithdrawn(f"arr[{index}]") for index in range(3)))
+    world.send(JobSubmitted(job("arr-id", 5)), JobSubmitted(after("good", 6, "arr-id")))
+    world.end("arr-id")
+    assert world.state("good") is JobState.STARTING
+
+
 def test_a_restored_cluster_holds_what_it_held_and_stops_what_was_to_be_stopped() -> None:
     world = World()
     world.send(JobSubmitted(job("j", 1, gpus=2)))
