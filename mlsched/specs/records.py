@@ -192,7 +192,7 @@ def status_from(
         observed_generation=generation,
         epoch=epoch,
     )
-    return fit(status)
+    return fit(status, first.spec)
 
 
 def _record(job: Job) -> dict[str, Any]:

@@ -12,6 +12,7 @@ from msgspec.structs import replace
 
 from mlsched.errors import SpecError
 from mlsched.model.specs import JobSpec
+from mlsched.specs.limits import ANNOTATIONS_BYTES_MAX
 from mlsched.specs.statuses import JobRecord, JobStatus
 
 PODS_MAX = 1500
@@ -19,6 +20,12 @@ PODS_MAX = 1500
 
 STATUS_BYTES_MAX = 1_000_000
 """A status that is larger tells less of the past; a third is left for the rest of the object."""
+
+OBJECT_BYTES_MAX = 1_550_000
+"""Of spec, status and annotations together; the rest of the object has some KiB."""
+
+POD_BYTES_MAX = 840
+"""Of what must be kept of one pod while it runs, with eight devices."""
 
 SHORT_BYTES_MAX = 80
 
@@ -41,12 +48,24 @@ def check_size(spec: JobSpec) -> None:
             if spec.array
             else "Submit several jobs.",
         )
+    if _room_beside(spec) < pods * POD_BYTES_MAX:
+        raise SpecError(
+            f"on Kubernetes this spec is too large for a job of {pods} pods.",
+            "Put what is large into the image or a volume, or submit jobs of fewer pods.",
+        )
 
 
-def fit(status: JobStatus) -> JobStatus:
-    """The status with as much of the past as fits into an object."""
+def _room_beside(spec: JobSpec) -> int:
+    """Bytes for a status, where annotations have the spec once more, as `kubectl apply` does."""
+    size_bytes = len(msgspec.json.encode(spec))
+    return OBJECT_BYTES_MAX - size_bytes - min(size_bytes, ANNOTATIONS_BYTES_MAX)
+
+
+def fit(status: JobStatus, spec: JobSpec) -> JobStatus:
+    """The status with as much of the past as fits into an object beside its spec."""
+    most = min(STATUS_BYTES_MAX, _room_beside(spec))
     for level in range(1, 4):
-        if len(msgspec.json.encode(status)) <= STATUS_BYTES_MAX:
+        if len(msgspec.json.encode(status)) <= most:
             break
         elements = tuple(_shorten(one, level) for one in status.elements)
         status = replace(_shorten(status, level), elements=elements)

@@ -84,6 +84,26 @@ def test_a_small_status_tells_all() -> None:
     assert status.elements[0].ended_at
 
 
+@pytest.mark.parametrize(("elements", "text_bytes"), [(PODS_MAX, 130_000), (20, 250_000)])
+def test_a_status_leaves_room_for_a_large_spec(elements: int, text_bytes: int) -> None:
+    """And for the annotation in which `kubectl apply` keeps the spec once more."""
+    script = "#!/bin/sh\n" + "#" * text_bytes
+    large = {str(index): "x" * 100_000 for index in range(5 if elements < PODS_MAX else 0)}
+    spec = JobSpec(script=script, env=large, array=ArraySpec(tuple(range(elements))))
+    check_size(spec)
+    made = jobs_from(Identity("team", "train", "2026-11-26T13:00:00Z"), spec, None, 1)
+    status = stored([element(job, JobState.RUNNING) for job in made])
+    spec_bytes, status_bytes = (len(msgspec.json.encode(part)) for part in (spec, status))
+    assert status_bytes + spec_bytes + min(spec_bytes, 256 << 10) <= 1_560_000
+    assert all(one.placements for one in status.elements)
+
+
+def test_a_spec_that_leaves_no_room_is_refused() -> None:
+    check_size(JobSpec(script="#!/bin/sh\n" + "#" * 250_000, env={"A": "x" * 500_000}))
+    with pytest.raises(SpecError, match="too large for a job of 1500 pods"):
+        check_size(replace(SPEC, env={"A": "x" * 300_000}))
+
+
 def test_what_cannot_fit_is_refused() -> None:
     check_size(SPEC)
     check_size(JobSpec(("x",), nodes=PODS_MAX))
