@@ -20,6 +20,9 @@ TICKS_MAX = 10_000
 _SPAN_MS = 3_600_000
 """How far back they are looked for at first: it is doubled until there are enough."""
 
+FIELDS = 5
+"""Minute, hour, day, month, weekday; a sixth would count seconds."""
+
 PRESETS = {
     "@yearly": "0 0 1 1 *",
     "@annually": "0 0 1 1 *",
@@ -69,8 +72,11 @@ def _simulate(cron: str, time_zone: str, after_ms: int) -> CronSim:
             "Write a name such as Europe/Paris.",
         ) from error
     after = datetime.fromtimestamp(after_ms / 1000, UTC).astimezone(zone)
+    fields = PRESETS.get(cron.strip(), cron)
     try:
-        return CronSim(PRESETS.get(cron.strip(), cron), after)
+        if len(fields.split()) != FIELDS:
+            raise CronSimError(f"it has {len(fields.split())} fields")
+        return CronSim(fields, after)
     except CronSimError as error:
         raise SpecError(
             f"cron: {cron[:60]!r} is not a cron expression: {error}.",

@@ -60,6 +60,7 @@ def test_presets_are_read() -> None:
     [
         ("nonsense", "UTC", "cron"),
         ("61 * * * *", "UTC", "cron"),
+        ("* * * * * *", "UTC", "it has 6 fields"),
         ("0 0 31 2 *", "UTC", "cron"),
         ("0 0 * * *", "Mars/Olympus", "timeZone"),
         ("0 0 * * *", "../../etc/passwd", "timeZone"),
@@ -92,9 +93,7 @@ class Counting(CronSim):
         return super().__next__()
 
 
-@pytest.mark.parametrize(
-    ("cron", "days"), [("* * * * *", 90), ("* * * * * *", 2), ("0 * * * *", 4_000)]
-)
+@pytest.mark.parametrize(("cron", "days"), [("* * * * *", 90), ("0 * * * *", 4_000)])
 def test_a_long_downtime_costs_no_more_than_the_newest_ticks(
     monkeypatch: pytest.MonkeyPatch, cron: str, days: int
 ) -> None:
