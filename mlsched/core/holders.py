@@ -34,6 +34,11 @@ class Holders:
             if self._homes.get(device.uuid) == node.name:
                 del self._homes[device.uuid]
 
+    def of(self, uuid: str) -> tuple[str, ...]:
+        """Ids of all jobs that hold a device, the first one first."""
+        first = self.first.get(uuid)
+        return () if first is None else (first, *self._next.get(uuid, ()))
+
     def has(self, job_id: str, uuid: str) -> bool:
         """Whether a job holds a device, alone or beside others."""
         return self.first.get(uuid) == job_id or job_id in self._next.get(uuid, ())

@@ -189,6 +189,10 @@ class Ledger:
         """Id of the job that holds a device; of several that were restored, the first."""
         return self._holders.first.get(uuid)
 
+    def holders_of(self, uuid: str) -> tuple[str, ...]:
+        """Ids of all jobs that hold a device: more than one only after a restart."""
+        return self._holders.of(uuid)
+
     def is_held_by(self, uuid: str, job_id: str) -> bool:
         """Whether a job holds a device, alone or beside others."""
         return self._holders.has(job_id, uuid)

@@ -85,11 +85,11 @@ def holding_after(controller: Controller, told: list[Event]) -> Callable[[str], 
     restored = [e.job for e in told if isinstance(e, JobRestored)]
     taken = {slot for job in restored for group in job.placements for slot in group.devices}
 
-    def is_held(slot: str) -> bool:
-        holder = controller.ledger.holder_of(slot)
-        if holder is None:
-            return slot in taken
-        job = controller.jobs.get(holder)
+    def goes_on(job_id: str) -> bool:
+        job = controller.jobs.get(job_id)
         return job is None or (job.id, job.attempt) not in ending
+
+    def is_held(slot: str) -> bool:
+        return slot in taken or any(map(goes_on, controller.ledger.holders_of(slot)))
 
     return is_held

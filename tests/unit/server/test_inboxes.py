@@ -51,6 +51,18 @@ def test_the_end_of_another_attempt_frees_nothing() -> None:
     assert holding_after(controller, [old])(SLOT)
 
 
+def test_a_slot_that_two_records_name_is_held_until_both_have_ended() -> None:
+    controller = Controller()
+    take(controller, placed("n/a", SLOT))
+    other = placed("n/b", SLOT)
+    controller.jobs[other.id] = other
+    controller.ledger.restore(other.id, other.placements)
+    ends = [AttemptEnded(name, 1, Outcome(EndCause.EXITED, 0)) for name in ("n/a", "n/b")]
+    assert holding_after(controller, ends[:1])(SLOT)
+    assert holding_after(controller, ends[1:])(SLOT)
+    assert not holding_after(controller, ends)(SLOT)
+
+
 def test_a_slot_of_a_job_that_is_restored_in_the_same_step_is_held() -> None:
     controller = Controller()
     told = JobRestored(placed("n/a", SLOT), {})
