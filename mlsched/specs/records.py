@@ -96,6 +96,18 @@ def jobs_from(
     return tuple(elements)
 
 
+def find_contradiction(job: Job) -> str:
+    """What a restored record says that cannot be, and nobody knows how to go on with; or empty."""
+    if job.state is JobState.PREEMPTED:
+        return f"{job.state}, which is no state yet"
+    groups = job.spec.nodes if job.state.is_placed else 0
+    if len(job.placements) != groups:
+        return f"{job.name} is {job.state} with {len(job.placements)} of {groups} groups"
+    if job.state.is_placed and not (job.attempts and job.attempts[-1].number == job.attempt):
+        return f"{job.name} is {job.state} without its attempt {job.attempt}"
+    return ""
+
+
 def _id_of(namespace: str, reference: str) -> str:
     """The id of what a document calls ``train`` or ``train[3]``."""
     name, bracket, index = reference.partition("[")

@@ -25,6 +25,7 @@ from mlsched.model.reasons import Reason, ReasonCode
 from mlsched.model.specs import JobSpec
 from mlsched.specs.documents import load_spec
 from mlsched.specs.records import (
+    find_contradiction,
     jobs_from,
     worst_of,
 )
@@ -142,6 +143,9 @@ class MLJobs:
             self._refuse(key, one, owner, error)
             return
         jobs = jobs_from(one.identity, spec, one.status, self.next_seq())
+        if odd := next(filter(None, map(find_contradiction, jobs)), ""):
+            self._on_problem(f"{key} is left alone: its status says {odd}")
+            return
         self._known[key] = KnownJobs(owner, jobs)
         ended = [job.state for job in jobs if job.state.is_ended]
         for job in jobs:
@@ -177,7 +181,9 @@ class MLJobs:
             jobs = {job.id: job for job in made}
         else:
             return []
-        return [jobs[job_id].state] if job_id in jobs else [job.state for job in jobs.values()]
+        if job_id in jobs:
+            return [jobs[job_id].state]
+        return [job.state for job in jobs.values()] if job_id == key else []
 
     def _refuse(self, key: str, one: MLJob, owner: Owner, error: SpecError) -> None:
         """A spec that the schema lets through and that cannot be run ends at once."""

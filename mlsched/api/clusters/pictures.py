@@ -43,7 +43,7 @@ from mlsched.api.clusters.records import Record, decode_list
 from mlsched.model.events import Event, Instant, JobRestored, NodeObserved, QueueObserved
 from mlsched.model.jobs import Job, JobState
 from mlsched.runtime.controller import Controller
-from mlsched.specs.records import worst_of
+from mlsched.specs.records import find_contradiction, worst_of
 
 T = TypeVar("T")
 
@@ -220,6 +220,8 @@ def restored(records: Sequence[Record]) -> list[Event]:
         for job in record.jobs:
             if job.state.is_ended or record.object.metadata.deletion_timestamp is not None:
                 continue
+            if find_contradiction(job):
+                continue  # the controller leaves it alone, too
             known = {d.job_id: ended[d.job_id] for d in job.after if d.job_id in ended}
             if job.array is not None and over:
                 known[job.array.array_id] = worst_of(over)

@@ -6,6 +6,7 @@ import json
 from typing import Any
 
 import msgspec
+import pytest
 
 from mlsched.adapters.kubernetes.mljobs import MLJobs
 from mlsched.adapters.kubernetes.objects import MLJob
@@ -31,9 +32,10 @@ class Seen:
 
     def __init__(self, *objects: MLJob) -> None:
         self.events: list[Event] = []
+        self.problems: list[str] = []
         nobody: Any = None
         recorder = Recorder(nobody, now_ms=lambda: 0)
-        self.mljobs = MLJobs(nobody, recorder, self.events.append, lambda: 0)
+        self.mljobs = MLJobs(nobody, recorder, self.events.append, lambda: 0, self.problems.append)
         for one in objects:
             recorder.reflector.objects[one.metadata.key] = one
         for one in self.mljobs.in_order():
@@ -56,6 +58,29 @@ def test_a_dependency_that_ended_before_is_told_also_when_it_is_the_younger_obje
     seen = Seen(mljob("waits", 1, spec={"after": ["first"]}), done)
     assert seen.restored["waits"].ended == {"team/first": JobState.SUCCEEDED}
     assert "first" not in seen.restored
+
+
+def test_a_dependency_on_an_element_that_is_none_waits_for_no_other_job() -> None:
+    done = mljob("first", 9, status={"state": "SUCCEEDED"})
+    seen = Seen(mljob("waits", 1, spec={"after": ["first[1]"]}), done)
+    assert seen.restored["waits"].ended == {}
+
+
+@pytest.mark.parametrize(
+    "status",
+    [
+        {"state": "RUNNING", "attempt": 1},
+        {"state": "RUNNING", "attempt": 1, "placements": [{"node": "a"}]},
+        {"state": "PENDING", "placements": [{"node": "a"}]},
+        {"state": "PREEMPTED"},
+    ],
+)
+def test_a_record_that_cannot_be_spoils_itself_alone(status: dict[str, Any]) -> None:
+    seen = Seen(mljob("odd", 1, status=status), mljob("good", 2))
+    assert list(seen.restored) == ["good"]
+    assert "team/odd is left alone" in seen.problems[0]
+    seen.mljobs.observe(None, mljob("odd", 3))
+    assert list(seen.restored) == ["good", "odd"]
 
 
 def test_an_array_has_ended_when_all_its_elements_have() -> None:
