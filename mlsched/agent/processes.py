@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import signal
-from datetime import UTC, datetime
 from functools import partial
 from typing import TextIO
 
@@ -14,6 +13,7 @@ from mlsched.adapters.kubernetes.gpunodes import GpuNodePublisher
 from mlsched.adapters.kubernetes.holders import read_holders
 from mlsched.adapters.local.processes import read_boot_id
 from mlsched.agent.agents import Agent, AgentSettings
+from mlsched.runtime.telling import tell_into
 
 
 def serve_agent(
@@ -34,11 +34,7 @@ def serve_agent(
 async def _serve(
     access: Access, node: str, pod_resources: str, settings: AgentSettings, log: TextIO
 ) -> int:
-    def tell(line: str) -> None:
-        now = datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
-        log.write(f"{now} {line}\n")
-        log.flush()
-
+    tell = tell_into(log)
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):

@@ -208,6 +208,7 @@ class ClusterController:
         stopping.cancel()
         if not syncing.done():
             syncing.cancel()
+            await asyncio.gather(syncing, return_exceptions=True)
             return
         self._take_over()
 

@@ -20,6 +20,9 @@ from mlsched.model.specs import Metadata
 from mlsched.server.views import JsonObject, attempt_view, placement_view, usage_view
 from mlsched.specs.documents import to_document
 
+REPORT_S = 7 * 86_400
+"""How far back a report looks unless it is told."""
+
 JOB_FILE_BYTES_MAX = 64 * 1024
 """Of progress.json and metrics.json: what people read, not data."""
 

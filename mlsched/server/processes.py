@@ -5,11 +5,11 @@ from __future__ import annotations
 import asyncio
 import faulthandler
 import signal
-from datetime import UTC, datetime
 from typing import TextIO
 
 from mlsched.adapters.kubernetes.configs import Access
 from mlsched.errors import MlschedError
+from mlsched.runtime.telling import tell_into
 from mlsched.server.clusters import ClusterController, ClusterSettings
 
 STUCK_S_MAX = 60.0
@@ -25,11 +25,7 @@ def serve_cluster(access: Access, settings: ClusterSettings, log: TextIO) -> int
 
 
 async def _serve(access: Access, settings: ClusterSettings, log: TextIO) -> int:
-    def tell(line: str) -> None:
-        now = datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
-        log.write(f"{now} {line}\n")
-        log.flush()
-
+    tell = tell_into(log)
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):

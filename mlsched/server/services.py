@@ -22,7 +22,7 @@ from mlsched.model.jobs import Job, JobState
 from mlsched.model.specs import ArraySpec
 from mlsched.runtime.driver import Driver
 from mlsched.server.arguments import COUNT, OBJECT, SECONDS, TEXT, TEXTS, Args, read_argument
-from mlsched.server.details import attempt_dir, detail_view, reported
+from mlsched.server.details import REPORT_S, attempt_dir, detail_view, reported
 from mlsched.server.inventories import Inventories
 from mlsched.server.records import Records
 from mlsched.server.schedules import Schedules
@@ -320,7 +320,7 @@ class Service:
         if args.get("job"):
             jobs = await self.records.get(str(args["job"]))
         else:
-            since_s = read_argument(args, "since_s", SECONDS) or 7 * 86_400
+            since_s = read_argument(args, "since_s", SECONDS, REPORT_S)
             since_ms = now_ms - int(1000 * since_s)
             jobs = [*self._driver.controller.jobs.values(), *await self._store.ended_jobs(10_000)]
             jobs = [job for job in jobs if (job.ended_at_ms or now_ms) >= since_ms]

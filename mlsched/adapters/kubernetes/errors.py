@@ -8,6 +8,9 @@ import msgspec
 
 from mlsched.errors import TemporaryError
 
+RETRY_AFTER_S_MAX = 60.0
+"""A proxy in maintenance may ask for hours; what has changed meanwhile must not be unknown."""
+
 
 class Status(msgspec.Struct, rename="camel"):
     """An error as the API server tells it."""
@@ -65,5 +68,7 @@ def read_error(code: int, body: bytes, retry_after: str | None) -> ApiError:
         status = decode_status(body)
     except msgspec.DecodeError:
         status = Status(message=body[:200].decode("utf-8", "replace"))
-    after = float(retry_after) if retry_after and retry_after.isdecimal() else None
+    after = None
+    if retry_after and retry_after.isdecimal():
+        after = min(float(retry_after), RETRY_AFTER_S_MAX)
     return ApiError(code, status.reason, status.message or f"HTTP {code}", after)

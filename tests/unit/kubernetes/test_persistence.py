@@ -7,7 +7,7 @@ import asyncio
 import pytest
 
 from mlsched.adapters.kubernetes import persistence
-from mlsched.adapters.kubernetes.apis import ApiError, NoAnswerError
+from mlsched.adapters.kubernetes.apis import ApiError, NoAnswerError, read_error
 from mlsched.adapters.kubernetes.persistence import insist
 
 
@@ -49,3 +49,12 @@ def test_what_the_api_server_decided_is_told_to_whoever_asked(code: int) -> None
     with pytest.raises(ApiError, match="no"):
         asyncio.run(insist(write))
     assert len(write.failures) == 1
+
+
+@pytest.mark.parametrize(
+    ("header", "after_s"), [("3", 3.0), ("86400", 60.0), (None, None), ("soon", None), ("-1", None)]
+)
+def test_nobody_is_made_to_wait_for_longer_than_a_minute(
+    header: str | None, after_s: float | None
+) -> None:
+    assert read_error(503, b"", header).retry_after_s == after_s
