@@ -7,6 +7,7 @@ pickled, lost, and fetched again with `get`. Waiting never cancels: interrupt as
 from __future__ import annotations
 
 import asyncio
+import math
 import threading
 import warnings
 from collections.abc import Callable, Generator, Mapping, Sequence
@@ -219,7 +220,7 @@ class Job:
         from mlsched.specs.flags import read_seconds
 
         grace_s = read_seconds(grace, "grace") if isinstance(grace, str) else grace
-        whole_s = None if grace_s is None else int(grace_s)
+        whole_s = None if grace_s is None else math.ceil(grace_s)
         self._connect().call("cancel", jobs=[self.id], grace_s=whole_s)
 
     def add_done_callback(self, function: Callable[[Job], object]) -> None:

@@ -39,7 +39,7 @@ from mlsched.config import Paths
 from mlsched.errors import ConfigError, ConflictError, NotFoundError, SpecError
 from mlsched.model.jobs import Job, JobState
 from mlsched.model.specs import ArraySpec
-from mlsched.server.details import detail_view, reported
+from mlsched.server.details import REPORT_S, detail_view, reported
 from mlsched.server.views import placement_view, reason_view, representative, usage_view
 from mlsched.specs.documents import to_document
 from mlsched.specs.edits import edit_document
@@ -342,7 +342,8 @@ class ClusterClient:
         if args.get("job"):
             jobs = list(self._get(str(args["job"])).jobs)
         else:
-            since_ms = now_ms - int(1000 * float(args.get("since_s") or 7 * 86_400))
+            since_s = args.get("since_s")
+            since_ms = now_ms - int(1000 * (REPORT_S if since_s is None else float(since_s)))
             jobs = [job for record in self._records() for job in record.jobs]
             jobs = [job for job in jobs if (job.ended_at_ms or now_ms) >= since_ms]
         shown = [
