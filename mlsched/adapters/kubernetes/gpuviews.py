@@ -10,6 +10,7 @@ from mlsched.adapters.kubernetes.gpunodes import STALE_S, ToldNode, age_s_of, re
 from mlsched.adapters.kubernetes.nodes import NodeGpus
 from mlsched.adapters.kubernetes.slices import (
     DRIVERS,
+    NAMELESS,
     Allocations,
     ResourceClaim,
     ResourceSlice,
@@ -119,7 +120,7 @@ def _nameless(inventory: Inventory) -> tuple[Device, ...]:
     """GPUs that do not even tell their UUID: lost before the agent ever read them, and broken."""
     reason = "it does not tell its UUID"
     return tuple(
-        Device(f"GPU {gpu.index}", "unknown GPU", 0, healthy=False, health_reason=reason)
+        Device(f"{NAMELESS}{gpu.index}", "unknown GPU", 0, healthy=False, health_reason=reason)
         for gpu in inventory.gpus
         if not gpu.is_identified
     )

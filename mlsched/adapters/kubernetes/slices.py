@@ -18,6 +18,9 @@ from mlsched.model.nodes import Device
 RESOURCE_SLICES = "/apis/resource.k8s.io/v1/resourceslices"
 RESOURCE_CLAIMS = "/apis/resource.k8s.io/v1/resourceclaims"
 
+NAMELESS = "GPU "
+"""Begins what stands for the UUID of a GPU that tells none; a real one begins with ``GPU-``."""
+
 DRIVERS = ("gpu.nvidia.com", "gpu.mlsched.io")
 """Whose devices are GPUs."""
 
@@ -255,13 +258,17 @@ def _read(spec: SliceSpec, device: SliceDevice) -> Published:
 def judge_devices(published: Iterable[Published], known: Mapping[str, Device]) -> list[Device]:
     """The devices of drivers with what the node agent knows of their health.
 
+    A GPU that was lost before the agent ever read it does not tell its UUID: it is one of those
+    that drivers publish and the agent does not know.
+
     Args:
         published: By drivers.
-        known: By UUID, as the agent found them.
+        known: By UUID, as the agent found them; by another name those that tell none.
     """
+    lost = next((one for name, one in known.items() if name.startswith(NAMELESS)), None)
     devices = []
     for one in published:
-        found = known.get(one.uuid)
+        found = known.get(one.uuid, lost if one.uuid else None)
         device = one.device
         if found is not None and device.healthy:
             device = replace(device, healthy=found.healthy, health_reason=found.health_reason)

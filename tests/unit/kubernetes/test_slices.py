@@ -13,6 +13,7 @@ from msgspec.structs import replace
 
 from mlsched.adapters.kubernetes.slices import (
     DRIVERS,
+    Published,
     ResourceClaim,
     ResourceSlice,
     device_name,
@@ -117,6 +118,16 @@ def test_health_comes_from_the_agent_by_the_uuid() -> None:
     sick = replace(devices[0].device, uuid="GPU-1", healthy=False, health_reason="lost")
     judged = judge_devices(devices, {"GPU-1": sick})
     assert [(one.healthy, one.health_reason) for one in judged] == [(True, ""), (False, "lost")]
+
+
+def test_a_gpu_that_tells_no_uuid_is_one_that_the_agent_does_not_know() -> None:
+    devices = read_devices([published(0, 1)], DRIVERS)
+    well = replace(devices[0].device, uuid="GPU-0")
+    lost = replace(well, uuid="GPU 1", healthy=False, health_reason="it does not tell its UUID")
+    judged = judge_devices(devices, {one.uuid: one for one in (well, lost)})
+    assert [one.healthy for one in judged] == [True, False]
+    nameless = [Published(one.device, "") for one in devices]
+    assert all(one.healthy for one in judge_devices(nameless, {"GPU 1": lost}))
 
 
 @given(
