@@ -48,6 +48,11 @@ class ApiError(Exception):
         """Whether the same request may succeed later: too many, a time-out, a server's trouble."""
         return self.code == 429 or self.code >= 500
 
+    def is_absent(self, name: str) -> bool:
+        """Whether there is no object of this name; not whether its kind is not served just now."""
+        is_missing = self.code == 404 and self.reason == "NotFound"
+        return is_missing and f'"{name}" not found' in self.message
+
     @property
     def is_gone(self) -> bool:
         """Whether a version is too old to be watched from."""

@@ -93,11 +93,12 @@ class MLJobs:
     async def wants(self, pod: Pod) -> bool:
         """Whether the record says that the attempt of a pod goes on; asks the API server."""
         labels = pod.metadata.labels
-        path = job_path(pod.metadata.namespace, labels.get(JOB_LABEL, ""))
+        name = labels.get(JOB_LABEL, "")
+        path = job_path(pod.metadata.namespace, name)
         try:
             found = await insist(lambda: self._api.get(path), self._on_problem)
         except ApiError as error:
-            if error.code == 404:
+            if error.is_absent(name):
                 return False
             raise
         one = decode_job(found)

@@ -144,9 +144,9 @@ class Recorder:
                 self.reflector.put(found)
                 break
             except ApiError as error:
-                if error.code == 404:
-                    return True
-                if error.code != 409 or not await self._catch_up(key):
+                if error.is_absent(known.owner.name):
+                    self.reflector.note_gone(key, known.owner.uid, 0)
+                elif error.code != 409 or not await self._catch_up(key, known):
                     self._on_problem(f"the status of {key} cannot be written: {error}")
                     return False
         for job in changed:
@@ -174,17 +174,20 @@ class Recorder:
         one = self.reflector.objects.get(key)
         return one if one is not None and one.metadata.uid == known.owner.uid else None
 
-    async def _catch_up(self, key: str) -> bool:
+    async def _catch_up(self, key: str, known: KnownJobs) -> bool:
         """Read an object that changed under us; False when that is refused.
 
         Raises:
             LeaseLostError: a newer controller has written to it.
         """
-        namespace, _, name = key.partition("/")
+        owner = known.owner
+        path = job_path(owner.namespace, owner.name)
         try:
-            found = await insist(lambda: self._api.get(job_path(namespace, name)), self._on_problem)
+            found = await insist(lambda: self._api.get(path), self._on_problem)
         except ApiError as error:
-            return error.code == 404
+            if error.is_absent(owner.name):
+                self.reflector.note_gone(key, owner.uid, 0)
+            return error.is_absent(owner.name)
         one = self.reflector.put(found)
         if one.status is not None and one.status.epoch > self._epoch():
             self.lost = LeaseLostError(f"{key} was written by a newer controller.")

@@ -151,7 +151,7 @@ class ClusterClient:
         try:
             record = decode_record(self.connections.get(job_path(one.namespace, one.name)))
         except ApiError as error:
-            if error.code == 404 and error.reason == "NotFound" and one.name in error.message:
+            if error.is_absent(one.name):
                 raise not_found(text, self.context) from error
             raise
         jobs = record.element(one.index)

@@ -179,16 +179,43 @@ def test_an_older_controller_finds_out_that_it_is_one() -> None:
     asyncio.run(scenario())
 
 
-def test_an_object_that_is_gone_needs_no_record() -> None:
+def test_nothing_of_an_object_that_is_gone_starts_although_no_watch_has_told_of_it() -> None:
     async def scenario() -> None:
-        server = Server()
+        server, told = Server(), []
 
         async def vanish(name: str) -> None:
-            raise ApiError(404, "NotFound", "gone")
+            raise ApiError(404, "NotFound", f'mljobs.mlsched.io "{name}" not found')
 
         server.before = vanish
         recorder = recording(server)
+        recorder.reflector.handle = lambda before, after: told.append((before, after))
         await recorder.save([in_state("a", JobState.STARTING)])
-        assert not recorder.known["team/a"].unwritten
+        assert [(before.metadata.name if before else "", after) for before, after in told] == [
+            ("a", None)
+        ]
 
+    asyncio.run(scenario())
+
+
+def test_a_kind_that_is_not_served_just_now_makes_no_object_gone(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    async def scenario() -> None:
+        server = Server()
+        misses = 2
+
+        async def miss(name: str) -> None:
+            nonlocal misses
+            misses -= 1
+            if misses >= 0:
+                raise ApiError(404, "NotFound", "the server could not find the requested resource")
+
+        server.before = miss
+        recorder = recording(server)
+        await recorder.save([in_state("a", JobState.STARTING)])
+        assert recorder.known["team/a"].unwritten
+        await until_written(recorder)
+        assert server.written == [("a", "STARTING")]
+
+    monkeypatch.setattr(recorders, "REFUSED_S", 0)
     asyncio.run(scenario())
