@@ -4,12 +4,13 @@ A lease is not a fence: what fences is that every write is by fixed name, versio
 keeps two controllers from working against each other, and its count of changes of hands is the
 epoch that statuses carry.
 Source: leader election of client-go: a record that has not changed for its duration, by the
-observer's own monotonic clock, is free.
+observer's own monotonic clock, is free. Of the holder's duration and ours the longer one counts.
 """
 
 from __future__ import annotations
 
 import asyncio
+import math
 import time
 from collections.abc import Mapping
 from datetime import UTC, datetime
@@ -20,6 +21,9 @@ from msgspec import Struct, field
 from mlsched.adapters.kubernetes.apis import Api, ApiError, NoAnswerError
 from mlsched.adapters.kubernetes.objects import Metadata
 from mlsched.errors import PermanentError
+
+DURATION_S_MAX = 3600
+"""A holder that asks for more would leave a cluster alone for too long."""
 
 
 class LeaseLostError(PermanentError):
@@ -188,7 +192,8 @@ class Lease:
         version = found.metadata.resource_version
         if self._seen[0] != version:
             self._seen = (version, time.monotonic())
-        return time.monotonic() - self._seen[1] >= self._timing.duration_s
+        told_s = min(found.spec.lease_duration_seconds, DURATION_S_MAX)
+        return time.monotonic() - self._seen[1] >= max(told_s, self._timing.duration_s)
 
     async def _read(self) -> LeaseObject | None:
         try:
@@ -224,7 +229,7 @@ class Lease:
                 "metadata": metadata,
                 "spec": {
                     "holderIdentity": holder,
-                    "leaseDurationSeconds": int(self._timing.duration_s),
+                    "leaseDurationSeconds": math.ceil(self._timing.duration_s),
                     "acquireTime": now,
                     "renewTime": now,
                     "leaseTransitions": transitions,

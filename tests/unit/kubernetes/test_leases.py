@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from mlsched.adapters.kubernetes import leases
 from mlsched.adapters.kubernetes.apis import ApiError, NoAnswerError
 from mlsched.adapters.kubernetes.leases import Lease, LeaseLostError, Timing
 
@@ -93,6 +94,30 @@ def test_an_epoch_never_falls_though_the_lease_was_deleted() -> None:
         await lease.release()
         assert await lease_of(server, "b").acquire() == 9
 
+    asyncio.run(run())
+
+
+@pytest.mark.parametrize(("told_s", "free_s"), [(90, 90), (10, 40), (10**9, 3600)])
+def test_a_lease_is_free_when_its_holder_says_so_and_no_sooner_than_we_would(
+    told_s: int, free_s: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now_s = 1000.0
+
+    async def run() -> None:
+        nonlocal now_s
+        server = Server()
+        await lease_of(server, "a").acquire()
+        assert server.lease is not None
+        server.lease["spec"]["leaseDurationSeconds"] = told_s
+        timing = Timing(duration_s=40, deadline_s=30, period_s=0)
+        other = Lease(server, "n", "l", "b", timing)  # type: ignore[arg-type] - as above
+        assert not await other._try()
+        now_s += free_s - 1
+        assert not await other._try()
+        now_s += 1
+        assert await other._try()
+
+    monkeypatch.setattr(leases.time, "monotonic", lambda: now_s)
     asyncio.run(run())
 
 
