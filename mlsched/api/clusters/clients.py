@@ -225,11 +225,7 @@ class ClusterClient:
                 if known.object.metadata.annotations.get(KEY_ANNOTATION) == submission.key:
                     return known, is_ours
                 if name or left == 0:
-                    raise ConflictError(
-                        f"there is a job {chosen} in namespace {submission.namespace} already.",
-                        "Give another --name, or none: then one is made up. "
-                        f"'mlsched -c {self.context} show {chosen}' shows it.",
-                    ) from error
+                    raise _taken(self.context, submission.namespace, chosen) from error
         raise AssertionError("unreachable")
 
     def _preview(self, args: Args) -> JsonObject:
@@ -237,7 +233,12 @@ class ClusterClient:
         submission = self._submission(args)
         name = submission.given_name or f"{submission.base}-preview"
         path = job_path(submission.namespace)
-        self.connections.create(path, submission.body(name), {"dryRun": "All"})
+        try:
+            self.connections.create(path, submission.body(name), {"dryRun": "All"})
+        except ApiError as error:
+            if error.reason == "AlreadyExists":
+                raise _taken(self.context, submission.namespace, name) from error
+            raise
         job = first_job(submission.spec, submission.namespace, name)
         lists = read_lists(self.connections, submission.namespace)
         found = preview_job(job, lists)
@@ -354,6 +355,14 @@ class ClusterClient:
         keys = ("wait_s", "run_s", "gpu_s")
         totals = {key: round(sum(row[key] for row in shown), 3) for key in keys}
         return {"jobs": shown, "totals": totals | {"cpu_s": None, "jobs": len(shown)}}
+
+
+def _taken(context: str, namespace: str, name: str) -> ConflictError:
+    return ConflictError(
+        f"there is a job {name} in namespace {namespace} already.",
+        "Give another --name, or none: then one is made up. "
+        f"'mlsched -c {context} show {name}' shows it.",
+    )
 
 
 def _states(texts: Iterable[Any]) -> set[JobState]:

@@ -51,6 +51,18 @@ def test_a_name_that_is_taken_is_refused(submit):
         submit(name="mine")
 
 
+def test_a_dry_run_with_a_name_that_is_taken_says_so(served, submit):
+    submit(name="mine")
+    document = {
+        "apiVersion": "mlsched.io/v1alpha1",
+        "kind": "MLJob",
+        "metadata": {"name": "mine"},
+        "spec": {"command": ["true"], "image": "i:1"},
+    }
+    with pytest.raises(ConflictError, match="there is a job mine in namespace team already"):
+        served[0].call("preview", document=document)
+
+
 def test_twice_the_same_key_is_one_job(served, submit):
     first, second = submit(key="k"), submit(key="k")
     assert (first["created"], second["created"]) == (True, False)
