@@ -1,4 +1,4 @@
-"""What keeps the pods of a job from starting, as their nodes tell it."""
+"""What keeps the pods of a job from starting, as their nodes and its record tell it."""
 
 from __future__ import annotations
 
@@ -9,14 +9,17 @@ from mlsched.adapters.kubernetes.objects import decode_pod, decode_raw_list
 from mlsched.api.clusters.names import parse_reference
 from mlsched.api.clusters.outputs import pods_query
 from mlsched.model.jobs import Job, JobState
+from mlsched.specs.records import find_contradiction
 
 
 def starting_troubles(connections: Connections, job: Job) -> list[str]:
-    """A line for each pod that cannot start yet; nothing where pods may not be listed.
+    """A line for each pod that cannot start yet, or for a record that nobody can go on with.
 
     Raises:
         ApiError, NoAnswerError: the API server is in trouble.
     """
+    if odd := find_contradiction(job):
+        return [f"its status says {odd}: the controller leaves it alone"]
     reference = parse_reference(job.id, "")
     if job.state is not JobState.STARTING or reference is None:
         return []

@@ -63,6 +63,12 @@ def test_a_dry_run_with_a_name_that_is_taken_says_so(served, submit):
         served[0].call("preview", document=document)
 
 
+def test_why_tells_of_a_record_that_nobody_can_go_on_with(served):
+    served[1].put(mljob("odd", status={"state": "RUNNING", "attempt": 7}))
+    details = served[0].call("why", job="odd")["details"]
+    assert any("the controller leaves it alone" in line for line in details)
+
+
 def test_twice_the_same_key_is_one_job(served, submit):
     first, second = submit(key="k"), submit(key="k")
     assert (first["created"], second["created"]) == (True, False)
@@ -219,7 +225,9 @@ def test_an_array_that_is_too_large_for_one_object_is_refused(served):
 
 
 def test_why_tells_what_keeps_a_pod_from_starting(served):
-    served[1].put(mljob("one", status={"state": "STARTING", "attempt": 1}))
+    status = {"state": "STARTING", "attempt": 1}
+    status |= {"placements": [{"node": "a"}], "attempts": [{"number": 1, "nodes": ["a"]}]}
+    served[1].put(mljob("one", status=status))
     state = {"waiting": {"reason": "ErrImagePull", "message": "no such host"}}
     pod = {
         "metadata": {"name": "one-1-0", "namespace": "team"},
