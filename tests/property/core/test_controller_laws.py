@@ -28,6 +28,7 @@ from mlsched.model.events import (
 from mlsched.model.jobs import ArrayMembership, EndCause, Job, JobState, Outcome, needs_of
 from mlsched.model.resources import GroupNeed
 from mlsched.runtime.controller import Controller
+from mlsched.specs.records import find_contradiction
 from mlsched.testing.builders import job, node
 
 CAUSES = st.sampled_from(
@@ -205,6 +206,11 @@ class ControllerMachine(RuleBasedStateMachine):
         self.send(*(JobRestored(one) for one in open_jobs))
         self.send(QueueObserved("default", self.paused))
         self.observe()
+
+    @invariant()
+    def no_record_contradicts_itself(self) -> None:
+        jobs = [job for job in self.controller.jobs.values() if not job.needs]
+        assert not any(map(find_contradiction, jobs))
 
     @invariant()
     def laws_hold(self) -> None:

@@ -10,7 +10,7 @@ from mlsched.errors import SpecError
 from mlsched.model.jobs import Attempt, EndCause, GroupPlacement, Job, JobState, Outcome
 from mlsched.model.reasons import Reason, ReasonCode
 from mlsched.model.specs import ArraySpec, JobSpec
-from mlsched.specs.records import Identity, jobs_from, status_from
+from mlsched.specs.records import Identity, find_contradiction, jobs_from, status_from
 from mlsched.specs.sizes import PODS_MAX, check_size
 from mlsched.specs.statuses import JobStatus
 
@@ -60,6 +60,7 @@ def test_the_largest_array_fits_in_its_worst_case(state: JobState) -> None:
     status = stored([element(job, state) for job in WAITING])
     found = jobs_from(Identity("team", "train", "2026-11-26T13:00:00Z"), SPEC, status, 1)
     assert {job.state for job in found} == {state}
+    assert not any(map(find_contradiction, found))
     assert {(one.attempt, one.retries_used, one.requeues_used) for one in found} == {(30, 29, 5)}
     if state is JobState.RUNNING:
         assert {job.placements for job in found} == {HELD}
