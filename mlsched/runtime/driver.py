@@ -90,6 +90,8 @@ class Driver:
     def post(self, *events: Event) -> None:
         """Fold events now and queue what follows from them; call from the loop's thread.
 
+        Nothing is taken any more once `broken` is set.
+
         Raises:
             Exception: a bug of ours, as a rule an InvariantError. The events are lost and the state
                 is none, so `broken` is set: who drives must end, and the next process starts from

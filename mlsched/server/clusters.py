@@ -243,14 +243,10 @@ class ClusterController:
         breaking = self._begin_task(self.driver.broken.wait())
         losing = self._begin_task(self.lease.lost.wait())
         done, _ = await asyncio.wait(self._tasks, return_when=asyncio.FIRST_COMPLETED)
-        if self.recorder.lost is not None:
-            raise self.recorder.lost
         for task in done - {stopping, breaking, losing}:
             task.result()
         if losing in done:
-            raise LeaseLostError(
-                "the lease ran out before it was renewed.", "Another controller goes on."
-            )
+            self.lease.check()
         if breaking in done:
             raise MlschedError("nothing can be decided or recorded any more: see the lines before.")
 

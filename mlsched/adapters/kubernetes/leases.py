@@ -89,6 +89,7 @@ class Lease:
         self._timing = timing or Timing()
         self._annotations = dict(annotations or {})
         self._held_until_s = 0.0
+        self._why = "the lease ran out before it was renewed."
         self._seen = ("", 0.0)
 
     def rise_above(self, epoch: int) -> None:
@@ -98,9 +99,9 @@ class Lease:
         """
         self.epoch = max(self.epoch, epoch + 1)
 
-    def give_up(self) -> None:
-        """Write nothing any more: a newer controller was found."""
-        self._held_until_s = 0.0
+    def give_up(self, why: str) -> None:
+        """Write nothing any more, such as when a newer controller was found."""
+        self._why = why
         self.lost.set()
 
     def check(self) -> None:
@@ -111,9 +112,7 @@ class Lease:
         """
         if self.lost.is_set() or time.monotonic() >= self._held_until_s:
             self.lost.set()
-            raise LeaseLostError(
-                "the lease ran out before it was renewed.", "Another controller goes on."
-            )
+            raise LeaseLostError(self._why, "Another controller goes on.")
 
     async def acquire(self) -> int:
         """Wait until the lease is ours; the epoch, which only ever rises."""

@@ -53,12 +53,11 @@ class Recorder:
         epoch: Of the lease, now.
         now_ms: The wall clock.
         on_saved: Told of each job whose new record is durable, with its object.
-        on_lost: Called when another controller was found to be newer: nothing may be written.
+        on_lost: Told why nothing may be written any more: another controller is newer.
 
     Attributes:
         reflector: The copy of all objects.
         known: The objects whose jobs the controller was told of, by key.
-        lost: Set when another controller was found to be newer.
     """
 
     def __init__(
@@ -68,12 +67,11 @@ class Recorder:
         epoch: Callable[[], int] = lambda: 0,
         now_ms: Callable[[], int],
         on_saved: Callable[[Job, Metadata], None] = lambda job, metadata: None,
-        on_lost: Callable[[], None] = lambda: None,
+        on_lost: Callable[[str], None] = lambda why: None,
         on_problem: Callable[[str], None] = lambda line: None,
     ) -> None:
         self.reflector = Reflector(api, job_path(""), MLJob, on_problem=on_problem)
         self.known: dict[str, KnownJobs] = {}
-        self.lost: LeaseLostError | None = None
         self._api = api
         self._epoch = epoch
         self._now_ms = now_ms
@@ -190,9 +188,9 @@ class Recorder:
             return error.is_absent(owner.name)
         one = self.reflector.put(found)
         if one.status is not None and one.status.epoch > self._epoch():
-            self.lost = LeaseLostError(f"{key} was written by a newer controller.")
-            self._on_lost()
-            raise self.lost
+            why = f"{key} was written by a newer controller."
+            self._on_lost(why)
+            raise LeaseLostError(why)
         return True
 
     def _body(self, one: MLJob, known: KnownJobs) -> bytes:

@@ -65,6 +65,18 @@ def test_a_write_that_the_lease_forbade_ends_its_holder_although_it_is_renewed()
     asyncio.run(run())
 
 
+def test_a_lease_that_was_given_up_says_why_for_ever() -> None:
+    async def run() -> None:
+        lease = lease_of(Server(), "a")
+        await lease.acquire()
+        lease.give_up("a newer one wrote")
+        assert await lease._try()
+        with pytest.raises(LeaseLostError, match="a newer one wrote"):
+            lease.check()
+
+    asyncio.run(run())
+
+
 def test_a_conflict_while_renewing_does_not_mean_that_another_leads() -> None:
     async def run() -> None:
         server = Server()

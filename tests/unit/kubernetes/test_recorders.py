@@ -80,7 +80,7 @@ async def until_written(recorder: Recorder) -> None:
     """Until nothing goes on by itself."""
     async with asyncio.timeout(5):
         while recorder._tasks:
-            await asyncio.sleep(0)
+            await asyncio.gather(*recorder._tasks, return_exceptions=True)
 
 
 def test_one_object_that_is_late_keeps_no_other_and_nothing_of_it_starts(
@@ -169,11 +169,11 @@ def test_a_conflict_that_cannot_be_looked_into_is_no_write(
 def test_an_older_controller_finds_out_that_it_is_one() -> None:
     async def scenario() -> None:
         server, lost = Server(), []
-        recorder = recording(server, epoch=lambda: 3, on_lost=lambda: lost.append(True))
+        recorder = recording(server, epoch=lambda: 3, on_lost=lost.append)
         server.touch("a", {"state": "RUNNING", "epoch": 4})
         with pytest.raises(LeaseLostError, match="newer controller"):
             await recorder.save([in_state("a", JobState.STARTING)])
-        assert lost == [True]
+        assert lost == ["team/a was written by a newer controller."]
         assert server.written == []
 
     asyncio.run(scenario())

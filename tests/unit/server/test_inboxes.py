@@ -76,9 +76,11 @@ class Posted:
     def __init__(self) -> None:
         self.steps: list[tuple[Event, ...]] = []
         self.failures: list[str] = []
+        self.was_asked = asyncio.Event()
 
     def post(self, *events: Event) -> None:
         self.steps.append(events)
+        self.was_asked.set()
 
     def fail(self, why: str) -> None:
         self.failures.append(why)
@@ -103,7 +105,7 @@ def test_one_turn_is_one_step_with_each_node_once() -> None:
         for name in ("b", "a", "b"):
             inbox.touch(name)
         assert posted.steps == []
-        await asyncio.sleep(0)
+        await asyncio.wait_for(posted.was_asked.wait(), 20)
         assert posted.steps == [(NodeLost("b"), NodeLost("a"), end)]
 
     asyncio.run(scenario())
