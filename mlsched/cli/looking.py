@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Generic, TypeVar
 
-from mlsched.api.clusters.patience import Patience
+from mlsched.api.patience import Patience
 from mlsched.errors import UnreachableError
 
 T = TypeVar("T")

@@ -27,9 +27,9 @@ from mlsched.adapters.kubernetes.objects import (
 from mlsched.adapters.kubernetes.pods import ATTEMPT_LABEL, INDEX_LABEL, JOB_LABEL
 from mlsched.api.clusters.lines import LineJoiner
 from mlsched.api.clusters.names import Reference, parse_reference
-from mlsched.api.clusters.patience import Patience
 from mlsched.api.clusters.problems import TROUBLES, translate
 from mlsched.api.interfaces import JsonObject, Outputs
+from mlsched.api.patience import Patience
 from mlsched.errors import MlschedError
 
 PAUSE_S, PAUSE_S_MAX = 0.25, 2.0

@@ -21,9 +21,9 @@ from mlsched.adapters.kubernetes.errors import ApiError, NoAnswerError, decode_s
 from mlsched.adapters.kubernetes.objects import WatchEvent, decode_watch_event, job_path
 from mlsched.api.closing import Closing
 from mlsched.api.clusters.names import Reference
-from mlsched.api.clusters.patience import Patience
 from mlsched.api.clusters.problems import TROUBLES, translate
 from mlsched.api.clusters.records import Record, decode_list, decode_record, not_found
+from mlsched.api.patience import Patience
 from mlsched.errors import MlschedError
 from mlsched.model.jobs import Job, JobState
 from mlsched.model.reasons import Reason, ReasonCode

@@ -6,8 +6,8 @@ from types import SimpleNamespace
 
 import pytest
 
-from mlsched.api.clusters import patience
-from mlsched.api.clusters.patience import TROUBLE_S_MAX
+from mlsched.api import patience
+from mlsched.api.patience import TROUBLE_S_MAX
 from mlsched.cli import ls, top
 from mlsched.errors import NotFoundError, UnreachableError
 

@@ -9,7 +9,8 @@ from types import SimpleNamespace
 import pytest
 
 from mlsched.adapters.kubernetes.errors import ApiError, NoAnswerError
-from mlsched.api.clusters import outputs, patience
+from mlsched.api import patience
+from mlsched.api.clusters import outputs
 from mlsched.api.clusters.outputs import PodOutputs
 from mlsched.api.logs import read_attempt
 

@@ -11,11 +11,12 @@ import pytest
 from mlsched.adapters.kubernetes.configs import Access
 from mlsched.adapters.kubernetes.errors import ApiError, NoAnswerError, SilenceError
 from mlsched.adapters.kubernetes.kubeconfigs import Static
-from mlsched.api.clusters import patience, watches
+from mlsched.api import patience
+from mlsched.api.clusters import watches
 from mlsched.api.clusters.names import Reference
-from mlsched.api.clusters.patience import TROUBLE_S_MAX
 from mlsched.api.clusters.records import decode_record
 from mlsched.api.clusters.watches import SILENCE_S_MAX, Changes, WatchStream
+from mlsched.api.patience import TROUBLE_S_MAX
 from mlsched.errors import UnreachableError
 from tests.unit.api.clusters.conftest import mljob, record
 

@@ -1,4 +1,4 @@
-"""How long whoever follows something puts up with an API server that is gone."""
+"""How long whoever follows something puts up with a server that is gone."""
 
 from __future__ import annotations
 
