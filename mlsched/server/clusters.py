@@ -27,13 +27,12 @@ from mlsched.adapters.kubernetes.apis import ANSWER_S_MAX, Api
 from mlsched.adapters.kubernetes.binders import Binder
 from mlsched.adapters.kubernetes.configs import Access
 from mlsched.adapters.kubernetes.gangs import Gangs, is_foreign
-from mlsched.adapters.kubernetes.leases import Lease, LeaseLostError, Timing
+from mlsched.adapters.kubernetes.leases import Lease, Timing
 from mlsched.adapters.kubernetes.mljobs import MLJobs
 from mlsched.adapters.kubernetes.nodes import LayerRule, build_node, is_out_of_service
 from mlsched.adapters.kubernetes.notices import Notices
 from mlsched.adapters.kubernetes.objects import (
     POD_GROUPS,
-    MLJob,
     NodeObject,
     Pod,
     PodGroup,
@@ -377,6 +376,3 @@ def _creation(pod: Pod) -> tuple[str, int]:
 
 def _now_ms() -> int:
     return time.time_ns() // 1_000_000
-
-
-__all__ = ["ClusterController", "ClusterSettings", "LeaseLostError", "MLJob"]

@@ -61,6 +61,17 @@ async def _agree(name: str) -> None:
     pass
 
 
+def failing(times: int, error: ApiError) -> Callable[[str], Awaitable[None]]:
+    """Refuses the first writes."""
+    errors = [error] * times
+
+    async def before(name: str) -> None:
+        if errors:
+            raise errors.pop()
+
+    return before
+
+
 def recording(server: Server, **more: Any) -> Recorder:
     """A recorder that knows the jobs of all objects."""
     api: Any = server
@@ -113,15 +124,7 @@ def test_a_status_that_is_refused_is_written_once_it_is_not(
 ) -> None:
     async def scenario() -> None:
         server, told, saved = Server(), [], []
-        refusals = 3
-
-        async def refuse(name: str) -> None:
-            nonlocal refusals
-            refusals -= 1
-            if refusals >= 0:
-                raise ApiError(403, "Forbidden", "a policy")
-
-        server.before = refuse
+        server.before = failing(3, ApiError(403, "Forbidden", "a policy"))
         recorder = recording(
             server, on_problem=told.append, on_saved=lambda one, _: saved.append(one.state)
         )
@@ -202,15 +205,8 @@ def test_a_kind_that_is_not_served_just_now_makes_no_object_gone(
 ) -> None:
     async def scenario() -> None:
         server = Server()
-        misses = 2
-
-        async def miss(name: str) -> None:
-            nonlocal misses
-            misses -= 1
-            if misses >= 0:
-                raise ApiError(404, "NotFound", "the server could not find the requested resource")
-
-        server.before = miss
+        missing = "the server could not find the requested resource"
+        server.before = failing(2, ApiError(404, "NotFound", missing))
         recorder = recording(server)
         await recorder.save([in_state("a", JobState.STARTING)])
         assert recorder.known["team/a"].unwritten
