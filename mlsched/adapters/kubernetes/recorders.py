@@ -8,6 +8,7 @@ is never written.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import Callable, Coroutine, Iterable
 from functools import partial
 from typing import Any, TypeVar
@@ -133,7 +134,21 @@ class Recorder:
         await asyncio.gather(*self._tasks, return_exceptions=True)
 
     async def _write(self, key: str, known: KnownJobs, changed: list[Job]) -> bool:
-        """Write the status of an object, if it is still there; False when that was refused."""
+        """Write the status of an object, if it is still there; False when it is still to be done.
+
+        Raises:
+            LeaseLostError: nothing may be written any more.
+        """
+        try:
+            return await self._try(key, known, changed)
+        except LeaseLostError:
+            raise
+        except Exception as error:  # noqa: BLE001 - one odd object must not end the work on others
+            self._on_problem(f"the status of {key} cannot be written: {error!r}")
+            return False
+
+    async def _try(self, key: str, known: KnownJobs, changed: list[Job]) -> bool:
+        """As `_write`, where what is unexpected is raised."""
         path = f"{job_path(known.owner.namespace, known.owner.name)}/status"
         while (one := self._current(key, known)) is not None:
             body = self._body(one, known)
@@ -153,14 +168,15 @@ class Recorder:
         return True
 
     async def _insist(self, key: str, known: KnownJobs, delay_s: float) -> None:
-        """Write until it is done, with all that changes meanwhile."""
+        """Write until it is done, with all that changes meanwhile, or nothing may be written."""
         await asyncio.sleep(delay_s)
-        while known.missed and self.known.get(key) is known:
-            changed, known.missed = known.missed, []
-            if not await self._write(key, known, changed):
-                known.missed = changed + known.missed
-                await asyncio.sleep(REFUSED_S)
-        known.unwritten = False
+        with contextlib.suppress(LeaseLostError):
+            while known.missed and self.known.get(key) is known:
+                changed, known.missed = known.missed, []
+                if not await self._write(key, known, changed):
+                    known.missed = changed + known.missed
+                    await asyncio.sleep(REFUSED_S)
+            known.unwritten = False
 
     def _begin(self, work: Coroutine[None, None, R]) -> asyncio.Task[R]:
         task = asyncio.get_running_loop().create_task(work)

@@ -140,6 +140,33 @@ def test_a_status_that_is_refused_is_written_once_it_is_not(
     asyncio.run(scenario())
 
 
+def test_an_object_on_which_we_err_keeps_no_other_and_is_tried_again(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    async def scenario() -> None:
+        server, told, errors = Server(), [], [ValueError("odd"), KeyError("still odd")]
+
+        async def err(name: str) -> None:
+            if name == "a" and errors:
+                raise errors.pop(0)
+
+        server.before = err
+        recorder = recording(server, on_problem=told.append)
+        await recorder.save([in_state(name, JobState.STARTING) for name in NAMES])
+        assert server.written == [("b", "STARTING")]
+        assert recorder.known["team/a"].unwritten
+        await until_written(recorder)
+        assert server.written[1:] == [("a", "STARTING")]
+        assert not recorder.known["team/a"].unwritten
+        assert told == [
+            f"the status of team/a cannot be written: {error}"
+            for error in ("ValueError('odd')", "KeyError('still odd')")
+        ]
+
+    monkeypatch.setattr(recorders, "REFUSED_S", 0)
+    asyncio.run(scenario())
+
+
 def test_what_somebody_else_wrote_meanwhile_is_read_first() -> None:
     async def scenario() -> None:
         server = Server()
@@ -179,6 +206,24 @@ def test_an_older_controller_finds_out_that_it_is_one() -> None:
         assert lost == ["team/a was written by a newer controller."]
         assert server.written == []
 
+    asyncio.run(scenario())
+
+
+def test_what_goes_on_by_itself_ends_when_a_newer_controller_has_written(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    async def scenario() -> None:
+        server, lost = Server(), []
+        server.before = failing(1, ApiError(403, "Forbidden", "a policy"))
+        recorder = recording(server, epoch=lambda: 3, on_lost=lost.append)
+        await recorder.save([in_state("a", JobState.STARTING)])
+        server.touch("a", {"state": "RUNNING", "epoch": 4})
+        await until_written(recorder)
+        assert lost == ["team/a was written by a newer controller."]
+        assert server.written == []
+        assert recorder.known["team/a"].unwritten
+
+    monkeypatch.setattr(recorders, "REFUSED_S", 0)
     asyncio.run(scenario())
 
 
