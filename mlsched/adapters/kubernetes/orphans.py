@@ -12,7 +12,7 @@ from collections.abc import Awaitable, Callable, Mapping
 from mlsched.adapters.kubernetes.apis import Api, ApiError
 from mlsched.adapters.kubernetes.attempts import read_pod
 from mlsched.adapters.kubernetes.objects import Pod
-from mlsched.adapters.kubernetes.persistence import insist
+from mlsched.adapters.kubernetes.persistence import REFUSED_S, insist
 from mlsched.adapters.kubernetes.tracks import key_of
 
 
@@ -62,16 +62,31 @@ class Orphans:
         await asyncio.gather(*tasks, return_exceptions=True)
 
     async def _delete(self, pod: Pod) -> None:
-        if await self._is_wanted(pod) or self._owns(pod):
-            return
+        """Until it is deleted or wanted; what refuses that may change its mind."""
+        key = pod.metadata.key
+        while self._is_left(pod):
+            try:
+                if await self._is_wanted(pod) or not self._is_left(pod):
+                    return
+                self._on_problem(f"pod {key} is deleted: no record asks for it")
+                await self._delete_once(pod)
+                return
+            except Exception as error:  # noqa: BLE001 - nothing else would ever end it
+                self._on_problem(f"pod {key} may be nobody's, and is still there: {error}")
+            await asyncio.sleep(REFUSED_S)
+
+    def _is_left(self, pod: Pod) -> bool:
+        """Whether it still lives, and belongs to nobody."""
+        newest = self._pods.get(pod.metadata.key)
+        if newest is None or newest.metadata.uid != pod.metadata.uid:
+            return False
+        return not read_pod(newest).is_over and not self._owns(pod)
+
+    async def _delete_once(self, pod: Pod) -> None:
         metadata = pod.metadata
-        newest = self._pods.get(metadata.key)
-        if newest is None or newest.metadata.uid != metadata.uid or read_pod(newest).is_over:
-            return
-        self._on_problem(f"pod {metadata.key} is deleted: no record asks for it")
         path = f"/api/v1/namespaces/{metadata.namespace}/pods/{metadata.name}"
         try:
             await insist(lambda: self._api.delete(path, metadata.uid), self._on_problem)
         except ApiError as error:
             if error.code not in (404, 409):
-                self._on_problem(f"cannot delete {metadata.key}: {error}")
+                raise
