@@ -23,7 +23,7 @@ from mlsched.model.events import CancelRequested, Event, JobRestored, JobWithdra
 from mlsched.model.jobs import Job, JobState
 from mlsched.model.reasons import Reason, ReasonCode
 from mlsched.model.specs import JobSpec
-from mlsched.specs.documents import load_spec
+from mlsched.specs.documents import load_spec, validate_spec
 from mlsched.specs.records import (
     find_contradiction,
     jobs_from,
@@ -139,6 +139,8 @@ class MLJobs:
         owner = Owner(m.namespace, m.name, m.uid, passed_on(m.annotations))
         try:
             spec = load_spec(one.spec)
+            if one.status is None:  # what has begun goes on, also by rules that were others then
+                validate_spec(spec)
             check_size(spec)
         except SpecError as error:
             self._refuse(key, one, owner, error)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 from typing import Any
 
@@ -34,7 +35,7 @@ class Seen:
         self.events: list[Event] = []
         self.problems: list[str] = []
         nobody: Any = None
-        recorder = Recorder(nobody, now_ms=lambda: 0)
+        recorder = self.recorder = Recorder(nobody, now_ms=lambda: 0)
         self.mljobs = MLJobs(nobody, recorder, self.events.append, lambda: 0, self.problems.append)
         for one in objects:
             recorder.reflector.objects[one.metadata.key] = one
@@ -131,3 +132,19 @@ def test_a_deleted_object_withdraws_its_job_and_a_new_one_is_another() -> None:
     assert owner.uid == "uid-new"
     seen.mljobs.observe(mljob("a"), None)
     assert seen.mljobs.owner_of("team/a") is not None
+
+
+def test_a_spec_that_only_the_schema_lets_through_ends_at_once_but_goes_on_once_begun() -> None:
+    async def scenario() -> None:
+        several = {"memoryPerNode": "1G", "memoryPerCpu": "1G"}
+        seen = Seen(mljob("new", 1, spec=several), mljob("good", 2))
+        assert list(seen.restored) == ["good"]
+        known = seen.recorder.known["team/new"]
+        job = known.jobs["team/new"]
+        assert (job.state, job.reason and job.reason.code) == ("FAILED", "Misconfigured")
+        begun = mljob("old", 3, spec=several, status={"state": "PENDING", "attempt": 1})
+        seen.mljobs.observe(None, begun)
+        assert "old" in seen.restored
+        await seen.recorder.close()
+
+    asyncio.run(scenario())
