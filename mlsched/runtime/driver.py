@@ -85,7 +85,14 @@ class Driver:
         self.post(*(JobRestored(job, _known_for(job, ended)) for job in restored))
         for job in restored:
             if job.state.is_placed:
-                await self._adopt(job)
+                await self.adopt(job)
+
+    async def adopt(self, job: Job) -> None:
+        """Look for an attempt; one that cannot be looked for must not hold up the others."""
+        try:
+            await self._actuator.adopt(job)
+        except Exception as error:  # noqa: BLE001 - as for launches
+            self._on_problem(f"cannot look for {job.name}, which keeps what it holds: {error!r}")
 
     def post(self, *events: Event) -> None:
         """Fold events now and queue what follows from them; call from the loop's thread.
@@ -220,14 +227,7 @@ class Driver:
             self.post(AttemptEnded(job.id, job.attempt, outcome))
         except Exception as error:  # noqa: BLE001 - an adapter's bug must not end the driver
             self._on_problem(f"launching {job.name} failed, looking for it: {error!r}")
-            await self._adopt(job)
-
-    async def _adopt(self, job: Job) -> None:
-        """Look for an attempt; one that cannot be looked for must not hold up the others."""
-        try:
-            await self._actuator.adopt(job)
-        except Exception as error:  # noqa: BLE001 - as for launches
-            self._on_problem(f"cannot look for {job.name}, which keeps what it holds: {error!r}")
+            await self.adopt(job)
 
 
 def job_id_of(command: Command) -> str:

@@ -217,25 +217,12 @@ class ClusterController:
             self._on_problem(f"records are of epoch {newest}: the lease was deleted meanwhile")
             self.lease.rise_above(newest)
         self.driver.start()
-        for queue in self.queues.objects.values():
-            self._observe_queue(None, queue)
-        for group in self.pod_groups.objects.values():
-            self.gangs.observe_group(None, group)
-        for one in self.mljobs.in_order():
-            self.mljobs.observe(None, one)
-        for pod in sorted(self.pods.objects.values(), key=_creation):
-            self._observe_pod(None, pod)
-        for node in self.nodes.objects.values():
-            self._observe_node(None, node)
-        self._follow()
+        self.queues.tell_all(self._observe_queue)
+        self.pod_groups.tell_all(self._observe_group)
+        self.recorder.reflector.tell_all(self.mljobs.observe, self.mljobs.in_order())
+        self.pods.tell_all(self._observe_pod, sorted(self.pods.objects.values(), key=_creation))
+        self.nodes.tell_all(self._observe_node)
         self.started.set()
-
-    def _follow(self) -> None:
-        self.queues.handle = self._observe_queue
-        self.pod_groups.handle = self.gangs_changed
-        self.recorder.reflector.handle = self.mljobs.observe
-        self.pods.handle = self._observe_pod
-        self.nodes.handle = self._observe_node
 
     async def _until(self, stop: asyncio.Event) -> None:
         stopping = self._begin_task(stop.wait())
@@ -281,7 +268,7 @@ class ClusterController:
 
     async def _adopt(self, job: Job) -> None:
         await self.started.wait()
-        await self.actuator.adopt(job)
+        await self.driver.adopt(job)
 
     def _observe_queue(self, before: QueueObject | None, after: QueueObject | None) -> None:
         one = after or before
@@ -289,21 +276,22 @@ class ClusterController:
             paused = after is not None and after.spec.paused
             self.inbox.emit(QueueObserved(one.metadata.name, paused, one.metadata.namespace))
 
-    def gangs_changed(self, before: PodGroup | None, after: PodGroup | None) -> None:
-        """A core PodGroup changed."""
+    def _observe_group(self, before: PodGroup | None, after: PodGroup | None) -> None:
         self.gangs.observe_group(before, after)
         self.inbox.open_soon()
 
     def _observe_pod(self, before: Pod | None, after: Pod | None) -> None:
-        self.actuator.observe(before, after)
-        self.gangs.observe(before, after)
-        pod = after or before
-        if pod is not None:
-            self.binder.observe(pod)
-        if after is not None:
-            self.orphans.observe(after)
-        self._count(before, after)
-        self.inbox.open_soon()
+        try:
+            self.actuator.observe(before, after)
+            self.gangs.observe(before, after)
+            pod = after or before
+            if pod is not None:
+                self.binder.observe(pod)
+            if after is not None:
+                self.orphans.observe(after)
+        finally:
+            self._count(before, after)  # what it takes from its node it takes, however odd it is
+            self.inbox.open_soon()
 
     def _recount(self, keys: list[str]) -> None:
         """Pods whose owner has changed count otherwise than before."""

@@ -37,6 +37,9 @@ _FORMS = (
 """Name and size of a group as labels or annotations. Source: the documentation of Kueue's plain
 pod groups, of Volcano's annotations, and of the lightweight coscheduling plugin."""
 
+_DIGITS_MAX = 9
+"""Of the size of a group; annotations have room for more than Python turns into a number."""
+
 
 class Group(Struct, frozen=True):
     """Which gang a pod belongs to."""
@@ -64,7 +67,7 @@ def group_of(pod: Pod, pod_groups: dict[str, PodGroup]) -> Group:
         both = {**metadata.annotations, **metadata.labels}
         if both.get(name_key):
             count = both.get(count_key, "")
-            size = int(count) if count.isdecimal() else 0
+            size = int(count) if count.isdecimal() and len(count) <= _DIGITS_MAX else 0
             return Group(f"{name_key} {metadata.namespace}/{both[name_key]}", size)
     return Group(f"pod {metadata.key} {metadata.uid}", 1)
 
@@ -239,9 +242,10 @@ class Gangs:
             try:
                 needs.append(need_of_pod(pod))
             except (UnsupportedPodError, ValueError) as error:
-                if pod.metadata.uid not in self._refused:
-                    self._refused.add(pod.metadata.uid)
-                    self._on_unsupported(pod, str(error))
+                self._refuse(pod, str(error))
+                return None
+            except Exception as error:  # noqa: BLE001 - one odd pod must not end the work on others
+                self._refuse(pod, f"it cannot be understood: {error!r}")
                 return None
         self._made += 1
         name = gang.group.key.rpartition(" ")[2] if len(pods) > 1 else pods[0].metadata.name
@@ -258,6 +262,11 @@ class Gangs:
             namespace=pods[0].metadata.namespace,
             needs=tuple(needs),
         )
+
+    def _refuse(self, pod: Pod, why: str) -> None:
+        if pod.metadata.uid not in self._refused:
+            self._refused.add(pod.metadata.uid)
+            self._on_unsupported(pod, why)
 
 
 def is_foreign(job_id: str) -> bool:

@@ -12,7 +12,7 @@ import asyncio
 import gc
 import random
 import time
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping
 from typing import Generic, Protocol, TypeVar
 
 import msgspec
@@ -61,6 +61,7 @@ class Reflector(Generic[T]):
         path: Of the list, such as ``/api/v1/pods``.
         kind: The type to decode into.
         handle: Called with the object before and after each change; None where there is none.
+            What it raises is told as a problem of this object, and keeps no other from being told.
         params: Field and label selectors.
         on_problem: Takes one line for the log.
         silence_s_max: A watch on which nothing comes for so long is begun anew.
@@ -195,7 +196,7 @@ class Reflector(Generic[T]):
         one = self._decode(last)
         if one is not None and known.metadata.version < metadata.version:
             self.objects[metadata.key] = one
-            self.handle(known, one)
+            self._tell(known, one)
         self._remove(metadata.key, metadata.version)
 
     def put(self, body: bytes) -> T:
@@ -227,18 +228,36 @@ class Reflector(Generic[T]):
                 self._remove(key, before.metadata.version)
                 before = None
         self.objects[key] = one
-        self.handle(before, one)
+        self._tell(before, one)
 
     def _remove(self, key: str, version: int) -> None:
         before = self.objects.pop(key)
         self._note_gone(key, before.metadata.uid, max(version, before.metadata.version))
-        self.handle(before, None)
+        self._tell(before, None)
 
     def _note_gone(self, key: str, uid: str, version: int) -> None:
         self._gone.pop(key, None)
         self._gone[key] = (uid, version)
         while len(self._gone) > _GONE_MAX:
             del self._gone[next(iter(self._gone))]
+
+    def tell_all(self, handle: Handler[T], objects: Iterable[T] | None = None) -> None:
+        """Tell ``handle`` of every object that is known, and from now on of each change.
+
+        Args:
+            objects: All that are known, in another order than they came.
+        """
+        self.handle = handle
+        for one in list(self.objects.values() if objects is None else objects):
+            self._tell(None, one)
+
+    def _tell(self, before: T | None, after: T | None) -> None:
+        try:
+            self.handle(before, after)
+        except Exception as error:  # noqa: BLE001 - one odd object must not end the work on others
+            about = after or before
+            key = about.metadata.key if about is not None else ""
+            self._on_problem(f"{self._path}: {key} is left alone: {error!r}")
 
     def _decode(self, item: msgspec.Raw) -> T | None:
         """The object; None for one that is not as it should be, which spoils itself alone (F35)."""

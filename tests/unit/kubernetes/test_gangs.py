@@ -9,6 +9,7 @@ from typing import Any
 import msgspec
 import pytest
 
+from mlsched.adapters.kubernetes import gangs
 from mlsched.adapters.kubernetes.gangs import (
     COSCHEDULING_COUNT,
     COSCHEDULING_GROUP,
@@ -19,7 +20,9 @@ from mlsched.adapters.kubernetes.gangs import (
     Gangs,
 )
 from mlsched.adapters.kubernetes.objects import Pod, PodGroup
+from mlsched.adapters.kubernetes.requests import need_of_pod
 from mlsched.model.events import JobSubmitted, JobWithdrawn
+from mlsched.model.resources import GroupNeed
 from mlsched.model.specs import PRIORITY_MAX
 
 
@@ -226,3 +229,27 @@ def test_what_is_left_of_a_gang_that_was_bound_in_part_becomes_another_job() -> 
     assert withdrawn == JobWithdrawn(event.job.id)
     assert isinstance(submitted, JobSubmitted)
     assert submitted.job.spec.nodes == 1
+
+
+@pytest.mark.parametrize("count", ["9" * 5000, "-1", "1e3", "", "\u0664\u0665"])
+def test_a_count_that_is_none_keeps_its_group_waiting_and_no_other(count: str) -> None:
+    told = Told()
+    told.gangs.observe(None, pod("a", annotations={VOLCANO_GROUP: "g", VOLCANO_COUNT: count}))
+    told.gangs.observe(None, pod("b"))
+    assert [event.job.name for event in told.submitted()] == ["b"]
+
+
+def test_a_pod_that_cannot_be_understood_keeps_no_other_waiting(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def err(one: Pod) -> GroupNeed:
+        if one.metadata.name == "a":
+            raise KeyError("what nobody thought of")
+        return need_of_pod(one)
+
+    monkeypatch.setattr(gangs, "need_of_pod", err)
+    told = Told()
+    told.gangs.observe(None, pod("a"))
+    told.gangs.observe(None, pod("b"))
+    assert [event.job.name for event in told.submitted()] == ["b"]
+    assert told.refused == [("a", "it cannot be understood: KeyError('what nobody thought of')")]

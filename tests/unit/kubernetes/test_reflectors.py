@@ -151,6 +151,23 @@ def test_a_poisoned_object_spoils_itself_alone() -> None:
     assert seen.problems
 
 
+def test_an_object_whose_handler_errs_keeps_no_other_from_being_told() -> None:
+    seen, told = Seen(), []
+
+    def handle(before: Thing | None, after: Thing | None) -> None:
+        if after is not None and after.metadata.name == "odd":
+            raise KeyError("what nobody thought of")
+        told.append(after.metadata.name if after is not None else None)
+
+    seen.list(3, thing(1, name="a"), thing(2, name="odd"), thing(3, name="z"))
+    seen.reflector.tell_all(handle, reversed(list(seen.reflector.objects.values())))
+    assert told == ["z", "a"]
+    seen.list(6, thing(4, name="a"), thing(5, name="odd"), thing(6, name="z"))
+    assert told == ["z", "a", "a", "z"]
+    assert seen.reflector.objects.keys() == {"a", "odd", "z"}
+    assert seen.problems == ["/things: odd is left alone: KeyError('what nobody thought of')"] * 2
+
+
 @given(st.permutations([1, 2, 3, 4, 5]), st.integers(0, 5))
 def test_whatever_the_order_the_newest_stays(order: list[int], own: int) -> None:
     seen = Seen()
