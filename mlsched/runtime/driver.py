@@ -26,6 +26,7 @@ from mlsched.model.events import (
 from mlsched.model.jobs import EndCause, Job, JobState, Outcome
 from mlsched.runtime.controller import Controller
 from mlsched.runtime.ports import Actuator, Clock, JobStore
+from mlsched.runtime.tasks import Tasks
 
 
 class SystemClock:
@@ -68,7 +69,7 @@ class Driver:
         self._work = asyncio.Event()
         self._timer: asyncio.TimerHandle | None = None
         self._listeners: set[asyncio.Queue[Job]] = set()
-        self._tasks: set[asyncio.Task[None]] = set()
+        self._tasks = Tasks(on_problem)
         self._outbox: asyncio.Task[None] | None = None
 
     def now(self) -> Instant:
@@ -181,7 +182,7 @@ class Driver:
                 for queue in self._listeners:
                     queue.put_nowait(job)
             for action in actions:
-                self._act(action)
+                self._tasks.begin(self._carry_out(action))
 
     def _take_actions(self, saved: set[str]) -> list[Command]:
         """Actions whose records will be durable; those of records that still wait stay."""
@@ -202,11 +203,6 @@ class Driver:
                 await asyncio.sleep(error.delay_s)
             else:
                 return
-
-    def _act(self, action: Command) -> None:
-        task = asyncio.get_running_loop().create_task(self._carry_out(action))
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
 
     async def _carry_out(self, action: Command) -> None:
         if isinstance(action, LaunchAttempt):

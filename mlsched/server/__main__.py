@@ -71,7 +71,7 @@ async def _serve(paths: Paths, settings: Settings) -> None:
     retry = RetrySettings(
         int(settings.service.retry_delay_s * 1000), int(settings.service.retry_delay_s_max * 1000)
     )
-    node = LocalNode(paths.jobs_dir, settings)
+    node = LocalNode(paths.jobs_dir, settings, on_problem=log)
     driver = Driver(Controller(retry=retry), store, Launcher(node, store), on_problem=log)
     node.emit = driver.post
     record = EventRecord(paths.state_dir / "gpu-events.json")

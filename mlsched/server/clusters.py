@@ -56,6 +56,7 @@ from mlsched.model.jobs import Job
 from mlsched.model.specs import API_VERSION
 from mlsched.runtime.controller import Controller, RetrySettings
 from mlsched.runtime.driver import Driver
+from mlsched.runtime.tasks import Tasks
 from mlsched.server.hardware import Hardware
 from mlsched.server.inboxes import Inbox
 
@@ -110,7 +111,7 @@ class ClusterController:
         self.api = Api(access, self.lease.check, settings.answer_s_max)
         self.started = asyncio.Event()
         self._tasks: list[asyncio.Task[Any]] = []
-        self._adoptions: set[asyncio.Task[None]] = set()
+        self._adoptions = Tasks(on_problem)
         self._make_parts()
 
     def _make_parts(self) -> None:
@@ -237,10 +238,10 @@ class ClusterController:
             raise MlschedError("nothing can be decided or recorded any more: see the lines before.")
 
     async def _close(self, *, clean: bool) -> None:
-        tasks = [*self._tasks, *self._adoptions]
-        for task in tasks:
+        for task in self._tasks:
             task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await self._adoptions.close()
         await self.driver.close()
         await self.actuator.close()
         self.hardware.close()
@@ -262,9 +263,7 @@ class ClusterController:
         self.inbox.emit(event)
         if isinstance(event, JobRestored) and event.job.state.is_placed:
             self.actuator.track(event.job)
-            task = asyncio.get_running_loop().create_task(self._adopt(event.job))
-            self._adoptions.add(task)
-            task.add_done_callback(self._adoptions.discard)
+            self._adoptions.begin(self._adopt(event.job))
 
     async def _adopt(self, job: Job) -> None:
         await self.started.wait()

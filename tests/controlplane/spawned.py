@@ -31,6 +31,9 @@ SETTINGS: dict[str, Any] = {
 }
 """Everything that waits is short, so that a run takes seconds."""
 
+BLUNDERS = ("Traceback", "is left alone", "never retrieved", "ended with an error")
+"""Words in the log of a controller that tell of an error of its own, contained or not."""
+
 END_S_MAX = 20.0
 
 
@@ -137,6 +140,11 @@ class Controller:
                 raise TimeoutError(f"expected the controller to end on signal {number}: {self.log}")
             time.sleep(0.01)
         return status
+
+    def blunders(self) -> list[str]:
+        """Lines of its log that tell of an error of its own: contained ones, and those of tasks."""
+        lines = self.log.read_text(errors="replace").splitlines()
+        return [line for line in lines if any(word in line for word in BLUNDERS)]
 
     def tail(self, lines: int = 40) -> str:
         """The end of its log."""

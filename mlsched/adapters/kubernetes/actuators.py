@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable, Coroutine, Iterable
+from collections.abc import Callable, Iterable
 
 from msgspec.structs import replace
 
 from mlsched.adapters.kubernetes.apis import Api, ApiError
 from mlsched.adapters.kubernetes.claims import Claims, find_unbound, with_claim
 from mlsched.adapters.kubernetes.creations import Creator
+from mlsched.adapters.kubernetes.leases import LeaseLostError
 from mlsched.adapters.kubernetes.objects import Pod
 from mlsched.adapters.kubernetes.persistence import REFUSED_S, insist
 from mlsched.adapters.kubernetes.pods import (
@@ -29,6 +30,7 @@ from mlsched.adapters.kubernetes.tracks import Key, Track, key_of, key_of_attemp
 from mlsched.errors import SpecError
 from mlsched.model.events import AttemptEnded, AttemptStarted, AttemptStuck, Event
 from mlsched.model.jobs import EndCause, Enforcement, Job, JobState, Outcome
+from mlsched.runtime.tasks import Tasks
 
 TROUBLE_S_MAX = 300.0
 """How long an image may not come, or a container not be made, before the attempt has failed."""
@@ -74,7 +76,7 @@ class PodActuator:
         self._tracks: dict[Key, Track] = {}
         self._keys: dict[tuple[str, int], Key] = {}
         self._timers: dict[Key, list[asyncio.TimerHandle]] = {}
-        self._tasks: set[asyncio.Task[None]] = set()
+        self._tasks = Tasks(on_problem, told=(LeaseLostError,))
 
     async def launch(self, job: Job) -> None:
         """Create the pods of an attempt that are not there; any end comes as an event."""
@@ -172,9 +174,7 @@ class PodActuator:
         """Stop what is under way; pods go on."""
         for key in list(self._timers):
             self._cancel_timers(key)
-        for task in list(self._tasks):
-            task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await self._tasks.close()
 
     def _find(self, job_id: str, attempt: int) -> Track | None:
         key = self._keys.get((job_id, attempt))
@@ -251,7 +251,7 @@ class PodActuator:
         for group in groups:
             pod = self._pods.objects.get(track.pod_key(group))
             if pod is not None and key_of(pod) == key and not pod.is_over:
-                self._begin(self._delete_one(pod, grace_s))
+                self._tasks.begin(self._delete_one(pod, grace_s))
                 loop = asyncio.get_running_loop()
                 timer = loop.call_later(grace_s + STUCK_S, self._tell_stuck, track, pod)
                 self._timers.setdefault(key, []).append(timer)
@@ -281,8 +281,3 @@ class PodActuator:
                 " the job keeps what it holds until it does, or its node is gone"
             )
             self._emit(AttemptStuck(track.job.id, track.job.attempt, (), text))
-
-    def _begin(self, work: Coroutine[None, None, None]) -> None:
-        task = asyncio.get_running_loop().create_task(work)
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)

@@ -11,9 +11,11 @@ from collections.abc import Awaitable, Callable, Mapping
 
 from mlsched.adapters.kubernetes.apis import Api, ApiError
 from mlsched.adapters.kubernetes.attempts import read_pod
+from mlsched.adapters.kubernetes.leases import LeaseLostError
 from mlsched.adapters.kubernetes.objects import Pod
 from mlsched.adapters.kubernetes.persistence import REFUSED_S, insist
 from mlsched.adapters.kubernetes.tracks import key_of
+from mlsched.runtime.tasks import Tasks
 
 
 class Orphans:
@@ -40,7 +42,9 @@ class Orphans:
         self._owns = owns
         self._is_wanted = is_wanted
         self._on_problem = on_problem
-        self._tasks: dict[str, asyncio.Task[None]] = {}
+        self._doubted: set[str] = set()
+        """Uids of pods that are looked into."""
+        self._tasks = Tasks(on_problem, told=(LeaseLostError,))
 
     def observe(self, pod: Pod) -> None:
         """Take note of a pod; one that nobody wants is deleted."""
@@ -49,17 +53,14 @@ class Orphans:
             return
         if read_pod(pod).is_over:
             return  # ended, perhaps before its phase says so: it is kept for its logs
-        if uid not in self._tasks and not self._owns(pod):
-            task = asyncio.get_running_loop().create_task(self._delete(pod))
-            self._tasks[uid] = task
-            task.add_done_callback(lambda _: self._tasks.pop(uid, None))
+        if uid not in self._doubted and not self._owns(pod):
+            self._doubted.add(uid)
+            task = self._tasks.begin(self._delete(pod))
+            task.add_done_callback(lambda _: self._doubted.discard(uid))
 
     async def close(self) -> None:
         """Stop what is under way."""
-        tasks = list(self._tasks.values())
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+        await self._tasks.close()
 
     async def _delete(self, pod: Pod) -> None:
         """Until it is deleted or wanted; what refuses that may change its mind."""
@@ -71,6 +72,8 @@ class Orphans:
                 self._on_problem(f"pod {key} is deleted: no record asks for it")
                 await self._delete_once(pod)
                 return
+            except LeaseLostError:
+                raise
             except Exception as error:  # noqa: BLE001 - nothing else would ever end it
                 self._on_problem(f"pod {key} may be nobody's, and is still there: {error}")
             await asyncio.sleep(REFUSED_S)

@@ -8,10 +8,8 @@ is never written.
 from __future__ import annotations
 
 import asyncio
-import contextlib
-from collections.abc import Callable, Coroutine, Iterable
+from collections.abc import Callable, Iterable
 from functools import partial
-from typing import Any, TypeVar
 
 import msgspec
 
@@ -23,9 +21,8 @@ from mlsched.adapters.kubernetes.pods import Owner
 from mlsched.adapters.kubernetes.reflectors import Reflector
 from mlsched.model.jobs import Job
 from mlsched.model.specs import API_VERSION, KIND
+from mlsched.runtime.tasks import Tasks
 from mlsched.specs.records import status_from
-
-R = TypeVar("R")
 
 LATE_S = 10.0
 """After so long the others wait no more for the status of one object, which may be in trouble of
@@ -79,7 +76,7 @@ class Recorder:
         self._on_saved = on_saved
         self._on_lost = on_lost
         self._on_problem = on_problem
-        self._tasks: set[asyncio.Task[Any]] = set()
+        self._tasks = Tasks(on_problem, told=(LeaseLostError,))
 
     async def save(self, jobs: Iterable[Job]) -> None:
         """Write the statuses of the objects of these jobs; what takes too long goes on by itself.
@@ -98,7 +95,7 @@ class Recorder:
             if self.known[key].unwritten:
                 self.known[key].missed += some
             else:
-                writes[key] = self._begin(self._write(key, self.known[key], some))
+                writes[key] = self._tasks.begin(self._write(key, self.known[key], some))
         if writes:
             done, _ = await asyncio.wait(writes.values(), timeout=LATE_S)
             for error in [write.exception() for write in done]:
@@ -125,13 +122,11 @@ class Recorder:
         known = self.known.get(key)
         if known is not None:
             known.unwritten, known.missed = True, changed
-            self._begin(self._insist(key, known, delay_s))
+            self._tasks.begin(self._insist(key, known, delay_s))
 
     async def close(self) -> None:
         """Stop what is under way."""
-        for task in list(self._tasks):
-            task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await self._tasks.close()
 
     async def _write(self, key: str, known: KnownJobs, changed: list[Job]) -> bool:
         """Write the status of an object, if it is still there; False when it is still to be done.
@@ -168,21 +163,14 @@ class Recorder:
         return True
 
     async def _insist(self, key: str, known: KnownJobs, delay_s: float) -> None:
-        """Write until it is done, with all that changes meanwhile, or nothing may be written."""
+        """Write until it is done, with all that changes meanwhile."""
         await asyncio.sleep(delay_s)
-        with contextlib.suppress(LeaseLostError):
-            while known.missed and self.known.get(key) is known:
-                changed, known.missed = known.missed, []
-                if not await self._write(key, known, changed):
-                    known.missed = changed + known.missed
-                    await asyncio.sleep(REFUSED_S)
-            known.unwritten = False
-
-    def _begin(self, work: Coroutine[None, None, R]) -> asyncio.Task[R]:
-        task = asyncio.get_running_loop().create_task(work)
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
-        return task
+        while known.missed and self.known.get(key) is known:
+            changed, known.missed = known.missed, []
+            if not await self._write(key, known, changed):
+                known.missed = changed + known.missed
+                await asyncio.sleep(REFUSED_S)
+        known.unwritten = False
 
     def _current(self, key: str, known: KnownJobs) -> MLJob | None:
         one = self.reflector.objects.get(key)

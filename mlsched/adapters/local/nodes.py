@@ -15,7 +15,7 @@ import errno
 import os
 import signal
 import time
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable
 from pathlib import Path
 
 from mlsched.adapters.local.attempts import AttemptDirectory, Started, decode_started
@@ -33,6 +33,7 @@ from mlsched.core.environments import LaunchContext
 from mlsched.errors import SpecError, StoreFullError, TemporaryError
 from mlsched.model.events import AttemptEnded, AttemptStarted, AttemptStuck, Event
 from mlsched.model.jobs import EndCause, Job, Outcome
+from mlsched.runtime.tasks import Tasks
 
 FULL = (errno.ENOSPC, errno.EDQUOT)
 
@@ -75,6 +76,7 @@ class LocalNode:
         jobs_dir: ``JOB_ID/ATTEMPT/`` are made below it.
         settings: Bounds on logs, and whether control groups may be used.
         emit: Takes each event; may be set later, before the first call.
+        on_problem: Takes one line for the log.
     """
 
     def __init__(
@@ -82,12 +84,13 @@ class LocalNode:
         jobs_dir: Path,
         settings: Settings,
         emit: Callable[[Event], None] = lambda event: None,
+        on_problem: Callable[[str], None] = lambda line: None,
     ) -> None:
         self.emit = emit
         self._jobs_dir = jobs_dir
         self._settings = settings
         self._watched: dict[tuple[str, int], _Watched] = {}
-        self._tasks: set[asyncio.Task[None]] = set()
+        self._tasks = Tasks(on_problem)
         self._is_looking_for_stuck = False
 
     async def launch(self, job: Job) -> None:
@@ -125,7 +128,7 @@ class LocalNode:
             launch = await asyncio.to_thread(watched.directory.read_launch)
             watched.port = int(launch.get("master_port", 0))
             watched.is_watched = True
-            self._begin(self._find_out(watched, fresh=False))
+            self._tasks.begin(self._find_out(watched, fresh=False))
 
     async def stop(self, job_id: str, attempt: int, grace_s: int) -> None:
         """Ask an attempt to end; one that has not begun is taken back."""
@@ -149,9 +152,7 @@ class LocalNode:
 
     async def close(self) -> None:
         """Stop watching; every job goes on."""
-        for task in list(self._tasks):
-            task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await self._tasks.close()
         for watched in list(self._watched.values()):
             self._forget(watched)
 
@@ -208,14 +209,14 @@ class LocalNode:
         watched.is_watched = True
         if not self._is_looking_for_stuck:
             self._is_looking_for_stuck = True
-            self._begin(self._look_for_stuck())
+            self._tasks.begin(self._look_for_stuck())
         pid = watched.identity.pid if watched.identity else watched.child
         try:
             watched.process_handle = os.pidfd_open(pid) if pid else -1
         except OSError:
             watched.process_handle = -1
         if watched.process_handle < 0 or not _is_same(watched):
-            self._begin(self._look_for_death(watched))
+            self._tasks.begin(self._look_for_death(watched))
             return
         loop = asyncio.get_running_loop()
         loop.add_reader(watched.process_handle, self._died, watched)
@@ -239,7 +240,7 @@ class LocalNode:
             watched.process_handle = -1
         if watched.status_handle >= 0:
             self._hear(watched)
-        self._begin(self._find_out(watched, fresh=True))
+        self._tasks.begin(self._find_out(watched, fresh=True))
 
     async def _look_for_death(self, watched: _Watched) -> None:
         while _may_be_alive(watched):
@@ -278,7 +279,7 @@ class LocalNode:
         if isinstance(found, ProcessIdentity):
             watched.identity = found
             self._watch(watched)
-            self._begin(self._look_for_start(watched))
+            self._tasks.begin(self._look_for_start(watched))
             return
         started, outcome = found
         if started is not None:
@@ -340,11 +341,6 @@ class LocalNode:
                 loop.remove_reader(handle)
                 os.close(handle)
         watched.process_handle = watched.status_handle = -1
-
-    def _begin(self, work: Coroutine[None, None, None]) -> None:
-        task = asyncio.get_running_loop().create_task(work)
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
 
 
 async def _terminate(directory: AttemptDirectory) -> None:

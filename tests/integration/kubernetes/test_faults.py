@@ -68,6 +68,7 @@ def run_once(rig: Rig, seed: int) -> list[str]:
         controller.send(signal.SIGCONT)
         controller.stop()
         rig.clean(work.namespace)
+    found += controller.blunders()
     told = [f"the controller's log ended so:\n{controller.tail()}"] if found else []
     return [f"seed {seed}: {line}" for line in found + told]
 

@@ -104,11 +104,13 @@ class Bench:
     @contextlib.asynccontextmanager
     async def node(self) -> AsyncIterator[Run]:
         """A node as one service has it; leaving closes it, and jobs go on."""
-        node = LocalNode(self.jobs_dir, self.settings)
+        problems: list[str] = []
+        node = LocalNode(self.jobs_dir, self.settings, on_problem=problems.append)
         try:
             yield Run(node)
         finally:
             await node.close()
+        assert not problems
 
     def run(self, job: Job, deadline_s: float = DEADLINE_S) -> Outcome:
         """Run a job to its end."""

@@ -138,7 +138,7 @@ def test_a_delete_that_was_refused_is_tried_again_while_the_pod_lives(
         )
         actuator.track(placed_job())
         await actuator.stop("team/train", 1, 0)
-        await asyncio.gather(*actuator._tasks)
+        await actuator._tasks.wait()
         await actuator.close()
         assert len(told) == 2
         return list(api.deleted)

@@ -39,7 +39,7 @@ def look(pod: Pod, newest: Pod | None = None, *, owned: bool = False, wanted: bo
         pods = {pod.metadata.key: newest or pod}
         orphans = Orphans(api, pods, lambda _: owned, is_wanted)  # type: ignore[arg-type]
         orphans.observe(pod)
-        await asyncio.gather(*orphans._tasks.values())
+        await orphans._tasks.wait()
 
     asyncio.run(run())
     return api.uids
@@ -80,7 +80,7 @@ def test_a_pod_that_is_hard_to_judge_or_to_delete_is_deleted_in_the_end(
         pods = {pod.metadata.key: pod}
         orphans = Orphans(api, pods, lambda _: False, is_wanted, told.append)  # type: ignore[arg-type]
         orphans.observe(pod)
-        await asyncio.gather(*orphans._tasks.values())
+        await orphans._tasks.wait()
 
     monkeypatch.setattr(orphans_module, "REFUSED_S", 0)
     asyncio.run(run())
@@ -97,7 +97,7 @@ def test_a_pod_that_is_gone_already_needs_no_second_try() -> None:
     async def run() -> None:
         orphans = Orphans(api, {pod.metadata.key: pod}, lambda _: False, is_wanted)  # type: ignore[arg-type]
         orphans.observe(pod)
-        await asyncio.gather(*orphans._tasks.values())
+        await orphans._tasks.wait()
 
     asyncio.run(run())
     assert api.uids == []

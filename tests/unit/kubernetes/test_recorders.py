@@ -90,8 +90,7 @@ def in_state(name: str, state: JobState) -> Job:
 async def until_written(recorder: Recorder) -> None:
     """Until nothing goes on by itself."""
     async with asyncio.timeout(5):
-        while recorder._tasks:
-            await asyncio.gather(*recorder._tasks, return_exceptions=True)
+        await recorder._tasks.wait()
 
 
 def test_one_object_that_is_late_keeps_no_other_and_nothing_of_it_starts(
