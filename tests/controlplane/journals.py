@@ -14,9 +14,10 @@ from __future__ import annotations
 import base64
 import http.client
 import json
+import socket
 import threading
 import time
-from contextlib import closing
+from contextlib import closing, suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -74,7 +75,9 @@ class Journal:
 
     def __exit__(self, *_: object) -> None:
         if self._line.sock is not None:
-            self._line.sock.close()
+            with suppress(OSError):  # etcd has ended before
+                self._line.sock.shutdown(socket.SHUT_RDWR)
+        self._thread.join()  # it reads, and nothing else wakes it; closing would wait for it
         self._line.close()
 
     def revision(self) -> int:
