@@ -15,8 +15,8 @@
 namespace and the ServiceAccount admission; ``scheduler=True`` adds kube-scheduler;
 ``gangs=False`` leaves PodGroup out; ``lifted=True`` lifts the API server's own limits;
 ``audit=True`` keeps all requests, for ``plane.requests()``;
-``kubernetes="1.36.3"`` starts the API server of that version (``KUBERNETES=1.36.3 make
-controlplane``). Everything lies in ``plane.directory``, with a log a process, and is gone after
+``kubernetes="1.36.3"`` starts the API server of that version, as the variable KUBERNETES does for
+all planes (``KUBERNETES=1.36.3 make controlplane`` builds it). Everything lies in ``plane.directory``, with a log a process, and is gone after
 the block, also when the runner was killed. The programs: ``make controlplane``.
 """
 
@@ -61,7 +61,7 @@ CONTROLLERS = (
 )
 """Without node-lifecycle-controller: it would taint nodes that send no heartbeat."""
 
-GANG_VERSIONS = {"1.37": "v1beta1", "1.36": "v1alpha2"}
+GANG_VERSIONS = {"1.37": "v1beta1", "1.36": "v1alpha2", "1.35": "v1alpha1"}
 USERS = {"alice": (), "bob": ()}
 AUDIT_POLICY = """
 apiVersion: audit.k8s.io/v1
@@ -81,7 +81,7 @@ class ControlPlane(Api):
         gangs: Gate GenericWorkload and the newest scheduling.k8s.io: PodGroup.
         lifted: No priority and fairness, no bound on requests in flight.
         audit: Write a line a request.
-        kubernetes: Version of the API server; the newest unless said.
+        kubernetes: Version of the API server; that of the variable KUBERNETES, or the newest.
         users: Users with a token of their own, with their groups; ``admin`` is there always.
         flags: More flags of the API server.
     """
@@ -91,7 +91,7 @@ class ControlPlane(Api):
     gangs: bool = True
     lifted: bool = False
     audit: bool = False
-    kubernetes: str = binaries.NEWEST
+    kubernetes: str = field(default_factory=lambda: os.environ.get("KUBERNETES", binaries.NEWEST))
     users: Mapping[str, Sequence[str]] = field(default_factory=lambda: dict(USERS))
     flags: Sequence[str] = ()
 
@@ -288,7 +288,7 @@ class ControlPlane(Api):
             gates = "GenericWorkload=true"
             version = self.kubernetes or binaries.kubernetes_version()
             minor = ".".join(version.split(".")[:2])
-            if minor == "1.36":
+            if minor != "1.37":
                 gates += ",GangScheduling=true"
             group = f"scheduling.k8s.io/{GANG_VERSIONS[minor]}=true"
             flags += [f"--feature-gates={gates}", f"--runtime-config={group}"]
