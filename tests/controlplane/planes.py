@@ -16,8 +16,9 @@ namespace and the ServiceAccount admission; ``scheduler=True`` adds kube-schedul
 ``gangs=False`` leaves PodGroup out; ``lifted=True`` lifts the API server's own limits;
 ``audit=True`` keeps all requests, for ``plane.requests()``;
 ``kubernetes="1.36.3"`` starts the API server of that version, as the variable KUBERNETES does for
-all planes (``KUBERNETES=1.36.3 make controlplane`` builds it). Everything lies in ``plane.directory``, with a log a process, and is gone after
-the block, also when the runner was killed. The programs: ``make controlplane``.
+all planes (``KUBERNETES=1.36.3 make controlplane`` builds it). Everything lies in
+``plane.directory``, with a log a process, and is gone after the block, also when the runner was
+killed. The programs: ``make controlplane``.
 """
 
 from __future__ import annotations

@@ -88,7 +88,7 @@ def main(words: list[str]) -> None:
         install(plane)
         controller = start(plane)
         jobs = Jobs(plane, "default")
-        for round_ in range(int(words[0]) if words else 20):
+        for round_ in range(int(words[0]) if words else 12):
             begun = time.monotonic()
             run_round(jobs, round_, controller)
             figures = {"memory_mb": round(resident_mb(controller), 1),
