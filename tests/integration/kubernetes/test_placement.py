@@ -51,6 +51,14 @@ def node_of(jobs: Jobs, name: str) -> str:
     return str(jobs.pods()[name]["spec"].get("nodeName", ""))
 
 
+def cordon(jobs: Jobs, node: str, spec: dict[str, Any], labels: dict[str, str]) -> None:
+    """Keep jobs off a node, with labels by which those know it that come afterwards.
+
+    Both are one change: nodes and jobs are watched apart, and a job may be seen first.
+    """
+    jobs.plane.api("PATCH", f"/api/v1/nodes/{node}", {"metadata": {"labels": labels}, "spec": spec})
+
+
 def finish(jobs: Jobs, until: Until, *names: str) -> None:
     """Let go of what the jobs hold, for the tests after this one."""
     for name in names:
@@ -91,8 +99,8 @@ def test_a_selector_and_a_cordon_are_obeyed(jobs: Jobs, until: Until) -> None:
     jobs.submit("picky", **JOB, gpusPerNode=1, nodeSelector={"disk": "fast"})
     until(lambda: jobs.state("picky") == "RUNNING", 30)
     assert node_of(jobs, "picky-1-0") == "fake-3"
-    jobs.plane.api("PATCH", "/api/v1/nodes/fake-3", {"spec": {"unschedulable": True}})
-    jobs.submit("late", **JOB, gpusPerNode=1, nodeSelector={"disk": "fast"})
+    cordon(jobs, "fake-3", {"unschedulable": True}, {"closed": "yes"})
+    jobs.submit("late", **JOB, gpusPerNode=1, nodeSelector={"closed": "yes"})
     jobs.submit("marker", **JOB)
     until(lambda: jobs.state("marker") == "RUNNING", 30)
     assert jobs.state("late") == "PENDING"
@@ -102,9 +110,8 @@ def test_a_selector_and_a_cordon_are_obeyed(jobs: Jobs, until: Until) -> None:
 
 
 def test_a_taint_keeps_off_who_does_not_tolerate_it(jobs: Jobs, until: Until) -> None:
-    label(jobs.plane, "/api/v1/nodes/fake-4", {"pool": "tainted"})
     taint = {"key": "dedicated", "value": "infra", "effect": "NoSchedule"}
-    jobs.plane.api("PATCH", "/api/v1/nodes/fake-4", {"spec": {"taints": [taint]}})
+    cordon(jobs, "fake-4", {"taints": [taint]}, {"pool": "tainted"})
     here = {"nodeSelector": {"pool": "tainted"}, "gpusPerNode": 1}
     jobs.submit("plain", **JOB, **here)
     tolerant = [{"key": "dedicated", "operator": "Exists"}]
@@ -117,7 +124,6 @@ def test_a_taint_keeps_off_who_does_not_tolerate_it(jobs: Jobs, until: Until) ->
 
 
 def test_what_pods_of_others_hold_is_not_given_again(jobs: Jobs, until: Until) -> None:
-    label(jobs.plane, "/api/v1/nodes/fake-5", {"shared": "yes"})
     container = {"name": "c", "image": "none",
                  "resources": {"limits": {"nvidia.com/gpu": "6"}}}  # fmt: skip
     body = {
@@ -126,6 +132,7 @@ def test_what_pods_of_others_hold_is_not_given_again(jobs: Jobs, until: Until) -
     }
     jobs.plane.api("POST", jobs.pods_path, body)
     until(lambda: jobs.pods()["theirs"]["status"]["phase"] == "Running", 30)
+    label(jobs.plane, "/api/v1/nodes/fake-5", {"shared": "yes"})
     here = {"nodeSelector": {"shared": "yes"}}
     jobs.submit("three", **JOB, **here, gpusPerNode=3)
     jobs.submit("two", **JOB, **here, gpusPerNode=2, priority="high")
@@ -141,13 +148,15 @@ def test_the_jobs_of_a_paused_queue_wait(jobs: Jobs, until: Until) -> None:
     queue = {"apiVersion": "mlsched.io/v1alpha1", "kind": "MLQueue",
              "metadata": {"name": "night"}, "spec": {"paused": True}}  # fmt: skip
     jobs.plane.api("POST", path, queue)
+    jobs.submit("first", **JOB)
+    until(lambda: jobs.state("first") == "RUNNING", 30)  # by now the queue has been seen, too
     jobs.submit("held", **JOB, queue="night")
     jobs.submit("marker", **JOB)
     until(lambda: jobs.state("marker") == "RUNNING", 30)
     assert jobs.state("held") == "PENDING"
     jobs.plane.api("PATCH", f"{path}/night", {"spec": {"paused": False}})
     until(lambda: jobs.state("held") == "RUNNING", 30)
-    finish(jobs, until, "held", "marker")
+    finish(jobs, until, "first", "held", "marker")
 
 
 def test_a_job_whose_node_is_removed_is_lost_with_it(
