@@ -43,10 +43,11 @@ class Tasks:
             await asyncio.wait(self._tasks)
 
     async def close(self) -> None:
-        """Stop all of them."""
-        for task in self._tasks:
-            task.cancel()
-        await self.wait()
+        """Stop all of them, and what they begin meanwhile."""
+        while self._tasks:
+            for task in self._tasks:
+                task.cancel()
+            await asyncio.wait(self._tasks)
 
     def _note_end(self, task: asyncio.Task[Any]) -> None:
         self._tasks.discard(task)

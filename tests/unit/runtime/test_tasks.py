@@ -43,20 +43,23 @@ def test_who_awaits_one_gets_its_error() -> None:
 def test_closing_stops_all_and_what_they_begin_meanwhile() -> None:
     async def scenario() -> list[str]:
         told: list[str] = []
-        tasks, begun = Tasks(told.append), []
+        tasks, begun, hanging = Tasks(told.append), [], asyncio.Event()
 
         async def last() -> None:
             begun.append("last")
+            await asyncio.Event().wait()
 
         async def hang() -> None:
             try:
+                hanging.set()
                 await asyncio.Event().wait()
             finally:
                 tasks.begin(last())
 
         tasks.begin(hang())
-        await asyncio.sleep(0)
-        await tasks.close()
+        await hanging.wait()
+        async with asyncio.timeout(5):
+            await tasks.close()
         assert begun == ["last"]
         assert len(tasks) == 0
         return told
