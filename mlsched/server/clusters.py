@@ -118,7 +118,7 @@ class ClusterController:
         problem = self._on_problem
         self.controller = Controller(retry=self._settings.retry, checks=True)
         self.inbox = Inbox(self.controller, self._node_event, self._flush_gangs)
-        self.notices = Notices(self.api)
+        self.notices = Notices(self.api, on_problem=problem)
         self.recorder = Recorder(
             self.api,
             epoch=lambda: self.lease.epoch,

@@ -13,7 +13,8 @@ from typing import Any
 
 import msgspec
 
-from mlsched.adapters.kubernetes.apis import Api
+from mlsched.adapters.kubernetes.apis import Api, ApiError, NoAnswerError
+from mlsched.adapters.kubernetes.leases import LeaseLostError
 from mlsched.adapters.kubernetes.objects import Metadata, Pod
 from mlsched.model.jobs import Job, JobState
 from mlsched.model.specs import API_VERSION, KIND
@@ -33,12 +34,22 @@ _WORDS = {
 
 
 class Notices:
-    """Sends events, one after another."""
+    """Sends events, one after another.
 
-    def __init__(self, api: Api, now: Callable[[], datetime] = lambda: datetime.now(UTC)) -> None:
+    Args:
+        on_problem: Takes one line for the log, of an event that was not sent by a fault of ours.
+    """
+
+    def __init__(
+        self,
+        api: Api,
+        now: Callable[[], datetime] = lambda: datetime.now(UTC),
+        on_problem: Callable[[str], None] = lambda line: None,
+    ) -> None:
         self.dropped = 0
         self._api = api
         self._now = now
+        self._on_problem = on_problem
         self._queue: asyncio.Queue[tuple[str, bytes]] = asyncio.Queue(WAITING_MAX)
         self._task: asyncio.Task[None] | None = None
 
@@ -111,5 +122,9 @@ class Notices:
             path, body = await self._queue.get()
             try:
                 await self._api.create(path, body)
-            except Exception:  # noqa: BLE001 - nothing may hang on what is for people only
+            except LeaseLostError:
+                return
+            except (ApiError, NoAnswerError):
                 self.dropped += 1
+            except Exception as error:  # noqa: BLE001 - one odd event must not silence the others
+                self._on_problem(f"an Event was not sent: {error!r}")
