@@ -12,12 +12,12 @@ from collections.abc import Callable, Iterable
 
 from msgspec.structs import replace
 
-from mlsched.adapters.kubernetes.apis import Api, ApiError
+from mlsched.adapters.kubernetes.apis import Api
 from mlsched.adapters.kubernetes.claims import Claims, find_unbound, with_claim
 from mlsched.adapters.kubernetes.creations import Creator
+from mlsched.adapters.kubernetes.deletions import delete_pod
 from mlsched.adapters.kubernetes.leases import LeaseLostError
 from mlsched.adapters.kubernetes.objects import Pod
-from mlsched.adapters.kubernetes.persistence import REFUSED_S, insist
 from mlsched.adapters.kubernetes.pods import (
     Owner,
     build_pod,
@@ -257,22 +257,14 @@ class PodActuator:
                 self._timers.setdefault(key, []).append(timer)
 
     async def _delete_one(self, pod: Pod, grace_s: int) -> None:
-        """Delete a pod; what refuses that, a missing right or a policy, may change its mind."""
-        path = f"/api/v1/namespaces/{pod.metadata.namespace}/pods/{pod.metadata.name}"
         key, uid = pod.metadata.key, pod.metadata.uid
-        while True:
-            try:
-                await insist(lambda: self._api.delete(path, uid, grace_s), self._on_problem)
-                return
-            except ApiError as error:
-                if error.code in (404, 409):
-                    self._pods.note_gone(key, uid, 0)
-                    return
-                self._on_problem(f"cannot delete {key}: {error}")
-            await asyncio.sleep(REFUSED_S)
+
+        async def is_due() -> bool:
             left = self._pods.objects.get(key)
-            if left is None or left.metadata.uid != uid or left.is_over:
-                return
+            return left is not None and left.metadata.uid == uid and not left.is_over
+
+        if await delete_pod(self._api, pod, is_due, self._on_problem, grace_s):
+            self._pods.note_gone(key, uid, 0)
 
     def _tell_stuck(self, track: Track, pod: Pod) -> None:
         if not track.has_ended:

@@ -6,14 +6,14 @@ after the attempt has ended. Nobody waits for such a pod, and nothing else would
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Awaitable, Callable, Mapping
+from functools import partial
 
-from mlsched.adapters.kubernetes.apis import Api, ApiError
+from mlsched.adapters.kubernetes.apis import Api
 from mlsched.adapters.kubernetes.attempts import read_pod
+from mlsched.adapters.kubernetes.deletions import delete_pod
 from mlsched.adapters.kubernetes.leases import LeaseLostError
 from mlsched.adapters.kubernetes.objects import Pod
-from mlsched.adapters.kubernetes.persistence import REFUSED_S, insist
 from mlsched.adapters.kubernetes.tracks import key_of
 from mlsched.runtime.tasks import Tasks
 
@@ -55,28 +55,19 @@ class Orphans:
             return  # ended, perhaps before its phase says so: it is kept for its logs
         if uid not in self._doubted and not self._owns(pod):
             self._doubted.add(uid)
-            task = self._tasks.begin(self._delete(pod))
+            is_due = partial(self._is_nobodys, pod)
+            task = self._tasks.begin(delete_pod(self._api, pod, is_due, self._on_problem))
             task.add_done_callback(lambda _: self._doubted.discard(uid))
 
     async def close(self) -> None:
         """Stop what is under way."""
         await self._tasks.close()
 
-    async def _delete(self, pod: Pod) -> None:
-        """Until it is deleted or wanted; what refuses that may change its mind."""
-        key = pod.metadata.key
-        while self._is_left(pod):
-            try:
-                if await self._is_wanted(pod) or not self._is_left(pod):
-                    return
-                self._on_problem(f"pod {key} is deleted: no record asks for it")
-                await self._delete_once(pod)
-                return
-            except LeaseLostError:
-                raise
-            except Exception as error:  # noqa: BLE001 - nothing else would ever end it
-                self._on_problem(f"pod {key} may be nobody's, and is still there: {error}")
-            await asyncio.sleep(REFUSED_S)
+    async def _is_nobodys(self, pod: Pod) -> bool:
+        if not self._is_left(pod) or await self._is_wanted(pod) or not self._is_left(pod):
+            return False
+        self._on_problem(f"pod {pod.metadata.key} is deleted: no record asks for it")
+        return True
 
     def _is_left(self, pod: Pod) -> bool:
         """Whether it still lives, and belongs to nobody."""
@@ -84,12 +75,3 @@ class Orphans:
         if newest is None or newest.metadata.uid != pod.metadata.uid:
             return False
         return not read_pod(newest).is_over and not self._owns(pod)
-
-    async def _delete_once(self, pod: Pod) -> None:
-        metadata = pod.metadata
-        path = f"/api/v1/namespaces/{metadata.namespace}/pods/{metadata.name}"
-        try:
-            await insist(lambda: self._api.delete(path, metadata.uid), self._on_problem)
-        except ApiError as error:
-            if error.code not in (404, 409):
-                raise

@@ -9,7 +9,7 @@ from typing import Any
 import msgspec
 import pytest
 
-from mlsched.adapters.kubernetes import actuators
+from mlsched.adapters.kubernetes import deletions
 from mlsched.adapters.kubernetes.actuators import PodActuator
 from mlsched.adapters.kubernetes.apis import ApiError
 from mlsched.adapters.kubernetes.objects import Pod
@@ -143,5 +143,5 @@ def test_a_delete_that_was_refused_is_tried_again_while_the_pod_lives(
         assert len(told) == 2
         return list(api.deleted)
 
-    monkeypatch.setattr(actuators, "REFUSED_S", 0)
+    monkeypatch.setattr(deletions, "REFUSED_S", 0)
     assert asyncio.run(scenario()) == [own_pod().metadata.uid]

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Sequence
 from typing import Any
 
 import pytest
 
-from mlsched.adapters.kubernetes import orphans as orphans_module
+from mlsched.adapters.kubernetes import deletions
 from mlsched.adapters.kubernetes.apis import ApiError
 from mlsched.adapters.kubernetes.objects import Pod
 from mlsched.adapters.kubernetes.orphans import Orphans
@@ -28,21 +29,34 @@ class Deleted:
         return b""
 
 
-def look(pod: Pod, newest: Pod | None = None, *, owned: bool = False, wanted: bool = False) -> Any:
-    """What is deleted when a pod is seen."""
-    api = Deleted()
+def look(
+    pod: Pod,
+    newest: Pod | None = None,
+    *,
+    owned: bool = False,
+    wanted: bool = False,
+    api: Deleted | None = None,
+    doubts: Sequence[Exception] = (),
+    told: list[str] | None = None,
+) -> list[str]:
+    """What is deleted when a pod is seen; ``doubts`` come before it is known who wants it."""
+    server: Any = api or Deleted()
+    left = list(doubts)
 
     async def is_wanted(_: Pod) -> bool:
+        if left:
+            raise left.pop(0)
         return wanted
 
     async def run() -> None:
         pods = {pod.metadata.key: newest or pod}
-        orphans = Orphans(api, pods, lambda _: owned, is_wanted)  # type: ignore[arg-type]
+        lines = told if told is not None else []
+        orphans = Orphans(server, pods, lambda _: owned, is_wanted, lines.append)
         orphans.observe(pod)
         await orphans._tasks.wait()
 
     asyncio.run(run())
-    return api.uids
+    return list(server.uids)
 
 
 def test_a_running_pod_that_nobody_asks_for_is_deleted() -> None:
@@ -67,37 +81,14 @@ def test_pods_of_others_are_none_of_ours() -> None:
 def test_a_pod_that_is_hard_to_judge_or_to_delete_is_deleted_in_the_end(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    forbidden = ApiError(403, "Forbidden", "a policy")
-    api, told, pod = Deleted(forbidden, forbidden), [], own_pod(status=running())
-    doubts: list[Exception] = [ApiError(404, "NotFound", "no such kind now"), ValueError("odd")]
-
-    async def is_wanted(_: Pod) -> bool:
-        if doubts:
-            raise doubts.pop(0)
-        return False
-
-    async def run() -> None:
-        pods = {pod.metadata.key: pod}
-        orphans = Orphans(api, pods, lambda _: False, is_wanted, told.append)  # type: ignore[arg-type]
-        orphans.observe(pod)
-        await orphans._tasks.wait()
-
-    monkeypatch.setattr(orphans_module, "REFUSED_S", 0)
-    asyncio.run(run())
-    assert api.uids == ["pod-1-0"]
+    forbidden, told = ApiError(403, "Forbidden", "a policy"), []
+    doubts = [ApiError(404, "NotFound", "no such kind now"), ValueError("odd")]
+    api = Deleted(forbidden, forbidden)
+    monkeypatch.setattr(deletions, "REFUSED_S", 0)
+    assert look(own_pod(status=running()), api=api, doubts=doubts, told=told) == ["pod-1-0"]
     assert sum("is still there" in line for line in told) == 4
 
 
 def test_a_pod_that_is_gone_already_needs_no_second_try() -> None:
-    api, pod = Deleted(ApiError(404, "NotFound", "gone")), own_pod(status=running())
-
-    async def is_wanted(_: Pod) -> bool:
-        return False
-
-    async def run() -> None:
-        orphans = Orphans(api, {pod.metadata.key: pod}, lambda _: False, is_wanted)  # type: ignore[arg-type]
-        orphans.observe(pod)
-        await orphans._tasks.wait()
-
-    asyncio.run(run())
-    assert api.uids == []
+    api = Deleted(ApiError(404, "NotFound", "gone"))
+    assert look(own_pod(status=running()), api=api) == []
