@@ -140,9 +140,14 @@ class Processes:
         return process
 
     def wait_until(
-        self, what: str, probe: Callable[[], Any], *needed: Process, seconds: float = 30
+        self,
+        what: str,
+        probe: Callable[[], Any],
+        *needed: Process,
+        seconds: float = 30,
+        every_s: float = 0.03,
     ) -> Any:
-        """The first true answer of a probe.
+        """The first true answer of a probe, which is asked every ``every_s`` seconds.
 
         Raises:
             StartError: A needed process ended, or there was none in time.
@@ -158,7 +163,7 @@ class Processes:
             if time.monotonic() > deadline:
                 tails = "\n".join(f"--- {p.name}\n{p.tail()}" for p in needed)
                 raise StartError(f"expected within {seconds} s: {what}\n{tails}")
-            time.sleep(0.03)
+            time.sleep(every_s)
         return found
 
     def stop(self) -> None:

@@ -31,8 +31,7 @@ SETTINGS: dict[str, Any] = {
 }
 """Everything that waits is short, so that a run takes seconds."""
 
-BLUNDERS = ("Traceback", "is left alone", "never retrieved", "ended with an error")
-"""Words in the log of a controller that tell of an error of its own, contained or not."""
+_BLUNDERS = ("Traceback", "is left alone", "never retrieved", "ended with an error")
 
 END_S_MAX = 20.0
 
@@ -141,11 +140,12 @@ class Controller:
             time.sleep(0.01)
         return status
 
-    def blunders(self) -> list[str]:
-        """Lines of its log that tell of an error of its own: contained ones, and those of tasks."""
-        lines = self.log.read_text(errors="replace").splitlines()
-        return [line for line in lines if any(word in line for word in BLUNDERS)]
-
     def tail(self, lines: int = 40) -> str:
         """The end of its log."""
         return "\n".join(self.log.read_text(errors="replace").splitlines()[-lines:])
+
+
+def blunders(log: Path) -> list[str]:
+    """Lines in the log of a controller that tell of an error of its own, contained or not."""
+    lines = log.read_text(errors="replace").splitlines()
+    return [line for line in lines if any(word in line for word in _BLUNDERS)]

@@ -58,7 +58,7 @@ def have_all_ended(jobs: Jobs) -> bool:
 
 def wait(what: str, plane: ControlPlane, probe: Any, *needed: Process) -> None:
     """Until it is so; an error when a process ended or it takes too long."""
-    plane.processes.wait_until(what, probe, *needed, seconds=ROUND_S_MAX)
+    plane.processes.wait_until(what, probe, *needed, seconds=ROUND_S_MAX, every_s=0.5)
 
 
 def run_round(jobs: Jobs, round_: int, controller: Process) -> None:
@@ -66,13 +66,13 @@ def run_round(jobs: Jobs, round_: int, controller: Process) -> None:
     plane = jobs.plane
     plane.create_all(jobs.path, [mljob(round_, index) for index in range(JOBS)])
     plane.create_all(jobs.pods_path, [foreign(round_, index) for index in range(PODS)])
-    wait("all has ended", plane, lambda: time.sleep(0.5) or have_all_ended(jobs), controller)
+    wait("all has ended", plane, lambda: have_all_ended(jobs), controller)
     failed = [name for name, state in jobs.states().items() if state != "SUCCEEDED"]
     if failed:
         raise RuntimeError(f"expected all jobs to succeed, found {failed[:3]}")
     plane.api("DELETE", jobs.path)
     plane.api("DELETE", jobs.pods_path)
-    wait("all is gone", plane, lambda: time.sleep(0.5) or not jobs.pods(), controller)
+    wait("all is gone", plane, lambda: not jobs.pods(), controller)
 
 
 def main(words: list[str]) -> None:

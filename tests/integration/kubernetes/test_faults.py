@@ -10,7 +10,7 @@ import pytest
 
 from tests.controlplane.proxies import NONE, RandomFaults
 from tests.controlplane.rigs import Rig
-from tests.controlplane.spawned import Controller
+from tests.controlplane.spawned import Controller, blunders
 from tests.controlplane.workloads import mixed
 
 pytestmark = [pytest.mark.needs_controlplane, pytest.mark.slow, pytest.mark.timeout(400)]
@@ -68,7 +68,7 @@ def run_once(rig: Rig, seed: int) -> list[str]:
         controller.send(signal.SIGCONT)
         controller.stop()
         rig.clean(work.namespace)
-    found += controller.blunders()
+    found += blunders(controller.log)
     told = [f"the controller's log ended so:\n{controller.tail()}"] if found else []
     return [f"seed {seed}: {line}" for line in found + told]
 
