@@ -133,6 +133,10 @@ class Driver:
         """The version of a job that is decided but not durable yet."""
         return self._unsaved.get(job_id)
 
+    def all_unsaved(self) -> list[Job]:
+        """Every version that is decided but not durable yet, those of ended jobs among them."""
+        return list(self._unsaved.values())
+
     @contextlib.contextmanager
     def listen(self) -> Generator[asyncio.Queue[Job]]:
         """A queue of every version of every job, each put there once it is durable."""

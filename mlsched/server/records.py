@@ -104,16 +104,28 @@ class Records:
 
     async def _listed(self, ended_max: int) -> list[Job]:
         """Jobs in the order of ``ls``; of each array only the first element that is met."""
-        jobs = list(self._driver.controller.jobs.values())
-        jobs.sort(key=lambda job: (not job.state.is_placed, job.seq))
-        if ended_max:
-            seen = {job.id for job in jobs}
-            stored = [self.newest(job) for job in await self._store.ended_jobs(ended_max)]
-            jobs.extend(job for job in stored if job.id not in seen)
+        jobs = await self.current(ended_max)
+        jobs.sort(key=_listing_rank)
         first: dict[str, Job] = {}
         for job in jobs:
             first.setdefault(job.array.array_id if job.array is not None else job.id, job)
         return list(first.values())
+
+    async def current(self, ended_max: int) -> list[Job]:
+        """Every open job and the newest ended ones, each once, freshest versions.
+
+        What this process knows is taken before the store is asked: a job that ends meanwhile is
+        then in one of the two, and one that has ended and is not durable yet in the first.
+
+        Args:
+            ended_max: Ended jobs that are read from the store; 0 leaves out all that have ended.
+        """
+        open_jobs = list(self._driver.controller.jobs.values())
+        if not ended_max:
+            return open_jobs
+        known = {job.id: job for job in (*self._driver.all_unsaved(), *open_jobs)}
+        known |= {job.id: job for job in await self._store.ended_jobs(ended_max)}
+        return [self.newest(job) for job in known.values()]
 
     async def wait_until_decided(self, jobs: Iterable[Job]) -> None:
         """Wait until the controller knows jobs that the store gave: one may just have come.
@@ -149,3 +161,10 @@ class Records:
             if not unknown:
                 return ended
             await asyncio.sleep(0.01)
+
+
+def _listing_rank(job: Job) -> tuple[int, int]:
+    """Placed jobs, then those that wait, each in order; then ended ones, newest first."""
+    if job.state.is_ended:
+        return 2, -job.seq
+    return (0 if job.state.is_placed else 1), job.seq

@@ -39,6 +39,9 @@ from mlsched.specs.documents import to_document
 from mlsched.specs.edits import edit_document
 from mlsched.version import __version__
 
+REPORTED_MAX = 10_000
+"""Ended jobs that a report looks at."""
+
 
 class Service:
     """Everything that clients can ask for, by operation name in `operations` and `streams`."""
@@ -322,7 +325,7 @@ class Service:
         else:
             since_s = read_argument(args, "since_s", SECONDS, REPORT_S)
             since_ms = now_ms - int(1000 * since_s)
-            jobs = [*self._driver.controller.jobs.values(), *await self._store.ended_jobs(10_000)]
+            jobs = await self.records.current(REPORTED_MAX)
             jobs = [job for job in jobs if (job.ended_at_ms or now_ms) >= since_ms]
         rows = [
             self.records.view(job)

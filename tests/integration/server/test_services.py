@@ -14,8 +14,8 @@ from mlsched.adapters.store import Store
 from mlsched.adapters.store.values import Accepted, Submission
 from mlsched.config import NodeSettings, Paths, Settings
 from mlsched.errors import NeverFitsError, SpecError, StoreFullError, UnreachableError
-from mlsched.model.events import NodeObserved
-from mlsched.model.jobs import Job, JobState
+from mlsched.model.events import AttemptEnded, NodeObserved
+from mlsched.model.jobs import EndCause, Job, JobState, Outcome
 from mlsched.runtime.controller import Controller
 from mlsched.runtime.driver import Driver
 from mlsched.server.gpu_events import EventRecord
@@ -114,6 +114,46 @@ def test_a_key_gives_the_same_job_also_when_the_disk_is_full_by_now(
         again = await bench.submit("key", array="0-2")
         assert again["created"] is False
         assert again["jobs"][0]["id"] == first["jobs"][0]["id"]
+
+    play(scenario)
+
+
+@pytest.mark.parametrize("durable", ["later", "meanwhile", "before"])
+def test_a_job_that_ends_is_seen_once_at_every_moment(
+    play: Any, monkeypatch: pytest.MonkeyPatch, durable: str
+) -> None:
+    """Its end is decided, then durable: whoever asks between the two must not miss it."""
+
+    async def scenario(bench: Bench) -> None:
+        job = (await bench.submit())["jobs"][0]
+        save, ended_jobs, saved = bench.store.save, bench.store.ended_jobs, asyncio.Event()
+        may_save = asyncio.Event()
+
+        async def save_when_told(jobs: Iterable[Job]) -> None:
+            await may_save.wait()
+            await save(jobs)
+            saved.set()
+
+        async def answer_late(limit: int) -> list[Job]:
+            found = await ended_jobs(limit)
+            if durable == "meanwhile":
+                may_save.set()
+                await saved.wait()
+            return found
+
+        while bench.driver.all_unsaved():
+            await asyncio.sleep(0)
+        monkeypatch.setattr(bench.store, "save", save_when_told)
+        monkeypatch.setattr(bench.store, "ended_jobs", answer_late)
+        bench.driver.post(AttemptEnded(job["id"], 1, Outcome(EndCause.EXITED, 0)))
+        if durable == "before":
+            may_save.set()
+            await saved.wait()
+        for answer in (bench.service.list_jobs({"all": True}), bench.service.report({})):
+            rows = (await answer)["jobs"]
+            assert [(row["id"], row["state"]) for row in rows] == [(job["id"], "SUCCEEDED")]
+        may_save.set()
+        await saved.wait()
 
     play(scenario)
 
