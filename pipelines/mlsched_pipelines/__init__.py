@@ -17,7 +17,8 @@ from mlsched_pipelines.engines import Call, Engine, Outcome
 from mlsched_pipelines.engines.local import LocalEngine
 from mlsched_pipelines.feed import Batch, Feed, FeedState
 from mlsched_pipelines.plans import Plan
-from mlsched_pipelines.runs import Progress, RunReport, run
+from mlsched_pipelines.progress import Progress
+from mlsched_pipelines.runs import RunReport, run
 from mlsched_pipelines.schema import Check, Contract
 from mlsched_pipelines.sources import Source, arrow, csv, parquet, table
 from mlsched_pipelines.stores.commits import collect_orphans

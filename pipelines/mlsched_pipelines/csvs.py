@@ -21,7 +21,15 @@ from pyarrow import csv as pa_csv
 from mlsched.errors import PipelineError
 from mlsched_pipelines.rows import Block, RowLedger, Rows
 from mlsched_pipelines.schema import Contract, shorten, unknown_field
-from mlsched_pipelines.splits import Fingerprint, Split, check_pin, count_lines, cut_lines, pin_file
+from mlsched_pipelines.splits import (
+    Fingerprint,
+    Pruned,
+    Split,
+    check_pin,
+    count_lines,
+    cut_lines,
+    pin_file,
+)
 
 BLOCK_BYTES = 1 << 20
 HEADER_BYTES_MAX = 1 << 20
@@ -62,7 +70,7 @@ class CsvSource(Struct, frozen=True):
                 if name not in names:
                     raise unknown_field(name, names, f"{path}: the contract asks for")
             for start, stop in cut_lines(path, first, self.split_bytes or pin.size_bytes or 1):
-                found.append(Split(len(found), pin, start, stop))
+                found.append(Split(len(found), pin, start, stop, stop - start))
         return tuple(found)
 
     def read(self, split: Split, ledger: RowLedger) -> Iterator[Block]:
@@ -90,6 +98,12 @@ class CsvSource(Struct, frozen=True):
                 row.number - 1, "", expected, f"{row.actual_columns}", shorten(row.text, 4000)
             )
         check_pin(split.pin)
+
+    def prune(
+        self, splits: tuple[Split, ...], condition: pc.Expression
+    ) -> tuple[tuple[Split, ...], Pruned]:
+        """Nothing: text has no statistics."""
+        return splits, Pruned()
 
     def first_row(self, split: Split) -> int:
         """Lines between the header and the split."""

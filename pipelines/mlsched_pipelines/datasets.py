@@ -10,22 +10,38 @@ import msgspec
 import pyarrow as pa
 from msgspec import Struct
 
-from mlsched.errors import NotFoundError
+from mlsched.errors import NotFoundError, PipelineError
 from mlsched_pipelines.manifests import FileRecord, RunRecord
 from mlsched_pipelines.rows import REJECTS_SCHEMA
 from mlsched_pipelines.schema import unknown_field
+from mlsched_pipelines.stores import Store, open_store
 from mlsched_pipelines.stores.commits import read_manifest
+from mlsched_pipelines.stores.local import LocalStore
 from mlsched_pipelines.stores.shards import check_content, check_size, read_shard
 
 
 class Dataset(Struct, frozen=True):
     """The shards of one version, or some of its partitions; make it with `open_dataset`."""
 
-    root: Path
+    store: Store
     version: int
     schema: pa.Schema
     files: tuple[FileRecord, ...]
     runs: tuple[RunRecord, ...]
+
+    @property
+    def root(self) -> Path:
+        """The folder that the shards lie in, for whoever maps them.
+
+        Raises:
+            PipelineError: they lie in a bucket.
+        """
+        if not isinstance(self.store, LocalStore):
+            raise PipelineError(
+                f"The shards of {self.store.url} are not on this machine.",
+                "Bring them here first: dataset.fetch('FOLDER').",
+            )
+        return self.store.root
 
     @property
     def rows(self) -> int:
@@ -55,10 +71,10 @@ class Dataset(Struct, frozen=True):
             values = {file.partition[column] for file in self.files if column in file.partition}
             if not values:
                 known = sorted({name for file in self.files for name in file.partition})
-                raise unknown_field(column, known, f"{self.root} is not partitioned by")
+                raise unknown_field(column, known, f"{self.store.url} is not partitioned by")
             if value not in values:
                 raise NotFoundError(
-                    f"{self.root} has no {column}={value!r}, only {sorted(values)}."
+                    f"{self.store.url} has no {column}={value!r}, only {sorted(values)}."
                 )
             kept = tuple(file for file in kept if file.partition.get(column) == value)
         return msgspec.structs.replace(self, files=kept)
@@ -66,7 +82,7 @@ class Dataset(Struct, frozen=True):
     def batches(self, columns: Sequence[str] | None = None) -> Iterator[pa.RecordBatch]:
         """All record batches in order, over mapped memory."""
         for file in self.files:
-            table = read_shard(self.root, file)
+            table = read_shard(self.store, file)
             yield from (table if columns is None else table.select(list(columns))).to_batches()
 
     def to_table(self, columns: Sequence[str] | None = None) -> pa.Table:
@@ -78,7 +94,7 @@ class Dataset(Struct, frozen=True):
 
     def rejects(self) -> pa.Table:
         """The rows that the runs set aside: file, row (from 1), field, expected, found, raw."""
-        tables = [read_shard(self.root, file) for run in self.runs for file in run.rejects]
+        tables = [read_shard(self.store, file) for run in self.runs for file in run.rejects]
 
         return pa.concat_tables(tables) if tables else REJECTS_SCHEMA.empty_table()
 
@@ -89,7 +105,7 @@ class Dataset(Struct, frozen=True):
             PipelineError: a shard is missing or damaged; the message names it.
         """
         for file in self.files:
-            check_content(self.root, file)
+            check_content(self.store, file)
 
 
 def open_dataset(path: str | Path, *, version: int | None = None) -> Dataset:
@@ -99,8 +115,8 @@ def open_dataset(path: str | Path, *, version: int | None = None) -> Dataset:
         NotFoundError: nothing was published there, or not that version.
         PipelineError: the manifest or a shard is damaged.
     """
-    root = Path(path).absolute()
-    manifest = read_manifest(root, version)
+    store = open_store(path)
+    manifest = read_manifest(store, version)
     for file in manifest.files:
-        check_size(root, file)
-    return Dataset(root, manifest.version, manifest.schema, manifest.files, manifest.runs)
+        check_size(store, file)
+    return Dataset(store, manifest.version, manifest.schema, manifest.files, manifest.runs)

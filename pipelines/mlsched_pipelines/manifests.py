@@ -45,6 +45,25 @@ class FileRecord(Struct, frozen=True):
     columns: dict[str, ColumnStats] = {}
 
 
+class Part(Struct, frozen=True):
+    """The rows of one partition in an exchange file: record batches ``start`` to ``stop``."""
+
+    start: int
+    stop: int
+    rows: int
+    size_bytes: int
+
+
+class ExchangeFile(Struct, frozen=True):
+    """Rows that a task hands on to the tasks of the next stage; gone once the run is published."""
+
+    path: str
+    """Relative to the dataset's directory."""
+    size_bytes: int
+    parts: tuple[Part, ...]
+    """One for each partition."""
+
+
 class TaskRecord(Struct, frozen=True):
     """What one finished task left: the content of its ``.done`` marker."""
 
@@ -52,6 +71,7 @@ class TaskRecord(Struct, frozen=True):
     files: tuple[FileRecord, ...]
     counts: Counts
     rejects: FileRecord | None = None
+    exchange: ExchangeFile | None = None
 
 
 class RunKey(Struct, frozen=True, order=True):

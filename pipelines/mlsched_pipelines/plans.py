@@ -2,10 +2,10 @@
 
     Plan.scan(csv("trips.csv", schema))
         .filter(pc.field("km") > 0)
-        .project({"km": pc.field("km"), "pace": pc.field("minutes") / pc.field("km")})
+        .join(Plan.scan(parquet("zones.parquet")), on="zone")
         .map_batches(normalise, schema=out)
-        .sort([("pace", "ascending")])
-        .write("trips-clean")
+        .group_by("district", {"trips": "count", "km": ("km", "mean")})
+        .write("trips-by-district")
 
 Each step checks what it can at once: unknown fields, types of expressions, headers and footers.
 The splits are cut by ``scan`` and stay as they are, so the tasks do not depend on who runs them.
@@ -14,10 +14,9 @@ Kernels are Arrow's compute functions only, hence every engine gives the same bi
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from hashlib import blake2b
 from pathlib import Path
-from typing import Any, Literal
 
 import msgspec
 import pyarrow as pa
@@ -25,91 +24,39 @@ import pyarrow.compute as pc
 from msgspec import Struct
 
 from mlsched.errors import PipelineError, SchemaMismatchError
-from mlsched_pipelines.expressions import evaluate, expression_bytes
+from mlsched_pipelines.aggregates import AggregateLike, check_group_by, read_aggregates
+from mlsched_pipelines.expressions import evaluate
 from mlsched_pipelines.fingerprints import fingerprint
+from mlsched_pipelines.joins import Keys, added_columns, check_join, joined_schema, read_keys
 from mlsched_pipelines.schema import Contract, as_contract, unknown_field
 from mlsched_pipelines.sources import Source
-from mlsched_pipelines.splits import Split
-
-BatchFunction = Callable[[pa.RecordBatch], pa.RecordBatch | pa.Table | Mapping[str, Any]]
-"""A batch in, a batch out; a table or a mapping of column to array will do as well."""
-
-Order = Literal["ascending", "descending"]
+from mlsched_pipelines.splits import Pruned, Split
+from mlsched_pipelines.steps import (
+    BatchFunction,
+    Filter,
+    Format,
+    GroupBy,
+    How,
+    Join,
+    JoinPlan,
+    MapBatches,
+    Order,
+    Project,
+    Sort,
+    Step,
+    Write,
+)
+from mlsched_pipelines.stores import open_store
 
 SORT_MEMORY_MAX_BYTES = 2 << 30
 BATCH_BYTES = 8 << 20
 SHARD_BYTES_MAX = 256 << 20
 
+PARTITION_BYTES = 64 << 20
+"""Input of one task of a group-by or hash join, where nobody says how many there are to be."""
 
-class Project(Struct, frozen=True):
-    """New columns by name, each an expression over the columns before."""
-
-    columns: tuple[tuple[str, pc.Expression], ...]
-
-    def identity(self) -> bytes:
-        """Bytes that are equal for equal projections."""
-        parts = [(name, expression_bytes(each)) for name, each in self.columns]
-        return b"project" + repr(parts).encode()
-
-
-class Filter(Struct, frozen=True):
-    """Rows for which a condition is true; false and null are counted as filtered."""
-
-    condition: pc.Expression
-
-    def identity(self) -> bytes:
-        """Bytes that are equal for equal filters."""
-        return b"filter" + expression_bytes(self.condition)
-
-
-class MapBatches(Struct, frozen=True):
-    """A user's function over record batches, and what its output promises."""
-
-    function: BatchFunction
-    contract: Contract
-    changes_rows: bool
-    name: str
-    """`fingerprint` of the function, or the identity that the user gave it."""
-
-    def identity(self) -> bytes:
-        """Bytes that are equal for equal maps."""
-        return repr((b"map", self.name, self.changes_rows)).encode() + self.contract.identity()
-
-
-class Sort(Struct, frozen=True):
-    """All rows in one order, as one final task; equal rows keep the order of the input."""
-
-    keys: tuple[tuple[str, Order], ...]
-    memory_max_bytes: int
-
-    def identity(self) -> bytes:
-        """Bytes that are equal for equal sorts."""
-        return b"sort" + repr(self.keys).encode()
-
-
-class Write(Struct, frozen=True):
-    """Where the output becomes visible, and how it is laid out."""
-
-    dataset: str
-    contract: Contract
-    partition_by: str
-    rejects_max: int
-    batch_bytes: int
-    shard_bytes_max: int
-
-    def identity(self) -> bytes:
-        """Bytes that are equal for equal layouts; where they lie does not count."""
-        layout = (
-            b"write",
-            self.partition_by,
-            self.rejects_max,
-            self.batch_bytes,
-            self.shard_bytes_max,
-        )
-        return repr(layout).encode() + self.contract.identity()
-
-
-Step = Project | Filter | MapBatches | Sort
+BROADCAST_BYTES_MAX = 32 << 20
+"""Input up to which the other side of a join is given to every task, where nobody says so."""
 
 
 class Plan(Struct, frozen=True):
@@ -120,6 +67,9 @@ class Plan(Struct, frozen=True):
     schema: pa.Schema
     """Of the rows after the last step."""
     steps: tuple[Step, ...] = ()
+    schemas: tuple[pa.Schema, ...] = ()
+    """Of the rows before each step."""
+    pruned: Pruned = Pruned()
     target: Write | None = None
 
     @classmethod
@@ -134,19 +84,32 @@ class Plan(Struct, frozen=True):
 
     def project(self, columns: Sequence[str] | Mapping[str, pc.Expression]) -> Plan:
         """Keep the named columns, or make columns from expressions (``pc.field("a") * 2``)."""
+        if isinstance(columns, str):
+            raise PipelineError(
+                f"project: expected several columns, found the text {columns!r}.",
+                f"Write project([{columns!r}]).",
+            )
         if not isinstance(columns, Mapping):
             columns = {name: pc.field(name) for name in columns}
         step = Project(tuple(columns.items()))
         return self._with(step, self._evaluated(step.columns))
 
     def filter(self, condition: pc.Expression) -> Plan:
-        """Keep the rows for which the condition is true."""
+        """Keep the rows for which the condition is true.
+
+        Right after the scan of Parquet files, row groups in which no row can pass by their
+        statistics are not read; their rows count as filtered.
+        """
         found = self._evaluated((("condition", condition),)).field(0).type
         if found != pa.bool_():
             raise SchemaMismatchError(
                 f"filter: expected a condition (bool), found {found}: {condition}."
             )
-        return self._with(Filter(condition), self.schema)
+        made = self._with(Filter(condition), self.schema)
+        if all(isinstance(step, Filter) for step in self.steps):
+            splits, pruned = self.source.prune(self.splits, condition)
+            made = msgspec.structs.replace(made, splits=splits, pruned=self.pruned + pruned)
+        return made
 
     def map_batches(
         self,
@@ -155,6 +118,7 @@ class Plan(Struct, frozen=True):
         schema: pa.Schema | Contract,
         changes_rows: bool = False,
         identity: str = "",
+        format: Format = "arrow",  # noqa: A002 - the field's word
     ) -> Plan:
         """Pass every batch through a function of yours.
 
@@ -164,10 +128,79 @@ class Plan(Struct, frozen=True):
             schema: What it returns; checked on every batch.
             changes_rows: It may return another number of rows; else that is an error.
             identity: Name of what it does, instead of the fingerprint of its code.
+            format: What it takes: ``arrow`` record batches, or ``pandas`` frames. It may return
+                either, or a mapping of columns.
         """
+        if format not in {"arrow", "pandas"}:
+            raise PipelineError(f"map_batches: expected format arrow or pandas, found {format!r}.")
         contract = as_contract(schema)
         name = identity or fingerprint(function)
-        return self._with(MapBatches(function, contract, changes_rows, name), contract.schema)
+        step = MapBatches(function, contract, changes_rows, name, format)
+        return self._with(step, contract.schema)
+
+    def join(
+        self,
+        right: Plan,
+        on: Keys,
+        *,
+        how: How = "inner",
+        broadcast: bool | None = None,
+        partitions: int | None = None,
+        suffix: str = "",
+    ) -> Plan:
+        """Add columns of another plan's rows where keys are equal; null is equal to nothing.
+
+        Rows keep their order; the matches of one row come in the order of the other plan.
+
+        Args:
+            right: A plan that is not written.
+            on: A key, several, or a mapping of names in this plan to names in the other.
+            how: ``inner``; ``left`` keeps rows without a match, with nulls; ``semi`` and ``anti``
+                keep the rows that have, or have not, a match, and add no columns.
+            broadcast: Give all of ``right`` to every task: for a small side. By default where its
+                input is at most 32 MiB. Else both sides are spread by the hash of their keys.
+            partitions: Tasks of a hash join; by default one for each 64 MiB of input.
+            suffix: Added to the names of columns of ``right`` that this plan has too.
+
+        Raises:
+            SchemaMismatchError: a key is missing or of another type, or two columns have one name.
+        """
+        if right.target is not None:
+            raise PipelineError("join: the other plan ends with a write; join it before that.")
+        keys = read_keys(on)
+        check_join(keys, how, self.schema, right.schema)
+        columns = added_columns(keys, how, self.schema, right.schema, suffix)
+        if broadcast is None:
+            broadcast = partitions is None and right.input_bytes <= BROADCAST_BYTES_MAX
+        if broadcast and partitions is not None:
+            raise PipelineError("join: a broadcast join has no partitions of its own.")
+        size = self.input_bytes + right.input_bytes
+        count = 0 if broadcast else _partitions(partitions, size, "join")
+        step = Join(keys, how, columns, count)
+        return self._with(JoinPlan(step, right), joined_schema(self.schema, step, right.schema))
+
+    def group_by(
+        self,
+        keys: str | Sequence[str],
+        aggregates: Mapping[str, AggregateLike] = {},
+        *,
+        partitions: int | None = None,
+    ) -> Plan:
+        """One row for each combination of keys, sorted by them within each partition.
+
+        Args:
+            keys: Names of columns; none gives one row over all. Nulls are a group like any value.
+            aggregates: Output columns: ``"count"`` of the rows, or a field and one of count (its
+                values that are not null), sum, mean, min, max, any, all. None: distinct keys.
+            partitions: Tasks that share the groups; by default one for each 64 MiB of input.
+
+        Raises:
+            SchemaMismatchError: a field is missing, or has no such aggregate.
+        """
+        names = (keys,) if isinstance(keys, str) else tuple(keys)
+        count = _partitions(partitions, self.input_bytes, "group_by") if names else 1
+        step = GroupBy(names, read_aggregates(aggregates), count)
+        return self._with(step, check_group_by(step, self.schema))
 
     def sort(
         self,
@@ -190,10 +223,6 @@ class Plan(Struct, frozen=True):
         for name, _ in pairs:
             if name not in self.schema.names:
                 raise unknown_field(name, self.schema.names, "sort asks for")
-        if any(isinstance(step, Sort) for step in self.steps):
-            raise PipelineError(
-                "A plan sorts once, found a second sort.", "Sort by all the keys at once."
-            )
         return self._with(Sort(pairs, memory_max_bytes), self.schema)
 
     def write(
@@ -209,7 +238,7 @@ class Plan(Struct, frozen=True):
         """Publish the rows as a version of a dataset.
 
         Args:
-            dataset: Directory of the dataset; made when it is not there.
+            dataset: Folder of the dataset, made when it is not there, or ``s3://BUCKET/PREFIX``.
             schema: What the output promises beside its types: checks and a band of row counts.
             partition_by: A column whose values get shards of their own, so that readers can take
                 some (``dataset.where(part="train")``).
@@ -221,7 +250,7 @@ class Plan(Struct, frozen=True):
         promised, given = ([(f.name, f.type) for f in s] for s in (contract.schema, self.schema))
         if promised != given:
             raise SchemaMismatchError(
-                f"write: expected {contract.schema}, the plan gives {self.schema}."
+                f"write: expected the fields {promised}, the last step gives {given}."
             )
         if partition_by and partition_by not in self.schema.names:
             raise unknown_field(partition_by, self.schema.names, "partition_by asks for")
@@ -231,20 +260,32 @@ class Plan(Struct, frozen=True):
                     f"write: field {field.name!r} is {field.type}; shards hold plain values.",
                     f"Cast it before: pc.field({field.name!r}).cast({field.type.value_type}).",
                 )
-        folder = str(Path(dataset).absolute())
-        target = Write(folder, contract, partition_by, rejects_max, batch_bytes, shard_bytes_max)
+        address = open_store(dataset).url
+        target = Write(address, contract, partition_by, rejects_max, batch_bytes, shard_bytes_max)
         return msgspec.structs.replace(self, target=target)
 
-    @property
-    def plan_hash(self) -> str:
-        """Name of the computation: source options, splits, steps, functions, schemas and layout."""
+    def identity(self) -> bytes:
+        """Bytes that are equal for equal computations, wherever the output goes."""
         digest = blake2b(digest_size=16)
         for part in (self.source.identity(), *(step.identity() for step in self.steps)):
             digest.update(len(part).to_bytes(8, "little") + part)
         for split in self.splits:
             digest.update(split.identity().encode() + b"\n")
+        return digest.digest()
+
+    @property
+    def plan_hash(self) -> str:
+        """Name of the computation: source options, splits, steps, functions, schemas and layout."""
+        digest = blake2b(self.identity(), digest_size=16)
         digest.update(self.writes().identity())
         return digest.hexdigest()
+
+    @property
+    def input_bytes(self) -> int:
+        """Input that is read, that of joined plans among it."""
+        rights = (step.right for step in self.steps if isinstance(step, JoinPlan))
+        own = sum(split.size_bytes for split in self.splits)
+        return own + sum(right.input_bytes for right in rights)
 
     def writes(self) -> Write:
         """The write at the end.
@@ -258,28 +299,20 @@ class Plan(Struct, frozen=True):
             )
         return self.target
 
-    def task_id(self, split: Split | None) -> str:
-        """Name of the task of one split, or of the sort (None), and of its output files."""
-        what = split.identity() if split is not None else "sort"
-        return blake2b(f"{self.plan_hash}/{what}".encode(), digest_size=16).hexdigest()
-
-    def before_sort(self) -> tuple[Step, ...]:
-        """The steps that run on each split."""
-        return self.steps[: self._sort_at()]
-
-    def after_sort(self) -> tuple[Step, ...]:
-        """The steps of the final task, the sort first; empty when nothing is sorted."""
-        return self.steps[self._sort_at() :]
-
-    def _sort_at(self) -> int:
-        places = [at for at, step in enumerate(self.steps) if isinstance(step, Sort)]
-        return places[0] if places else len(self.steps)
-
     def _with(self, step: Step, schema: pa.Schema) -> Plan:
         if self.target is not None:
             raise PipelineError("write is the last step of a plan, found another step after it.")
-        return msgspec.structs.replace(self, steps=(*self.steps, step), schema=schema)
+        steps, schemas = (*self.steps, step), (*self.schemas, self.schema)
+        return msgspec.structs.replace(self, steps=steps, schemas=schemas, schema=schema)
 
     def _evaluated(self, columns: tuple[tuple[str, pc.Expression], ...]) -> pa.Schema:
         empty = pa.RecordBatch.from_pylist([], schema=self.schema)
         return evaluate(empty, columns).schema
+
+
+def _partitions(asked: int | None, size_bytes: int, what: str) -> int:
+    if asked is None:
+        return max(1, -(-size_bytes // PARTITION_BYTES))
+    if asked < 1:
+        raise PipelineError(f"{what}: expected at least one partition, found {asked}.")
+    return asked

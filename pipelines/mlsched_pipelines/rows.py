@@ -2,7 +2,7 @@
 
 A `Block` carries record batches together with the source row of each row, so that a rule that is
 broken late still names the row of the input file. The law, checked before every commit, is
-``rows_in + made == rows_out + rejected + filtered``.
+``rows_in + made == rows_out + rejected + filtered + combined``.
 """
 
 from __future__ import annotations
@@ -50,7 +50,9 @@ class Counts(Struct, frozen=True):
     filtered: int = 0
     rejected: int = 0
     made: int = 0
-    """Rows that maps added to those they were given."""
+    """Rows that maps and joins added to those they were given."""
+    combined: int = 0
+    """Rows that went into others: of groups all but one, and the other side of a join."""
 
     def __add__(self, other: Counts) -> Counts:
         mine, theirs = msgspec.structs.astuple(self), msgspec.structs.astuple(other)
@@ -62,12 +64,12 @@ class Counts(Struct, frozen=True):
         Raises:
             PipelineError: the sums differ; nothing may be published.
         """
-        ends = self.rows_out + self.rejected + self.filtered
+        ends = self.rows_out + self.rejected + self.filtered + self.combined
         if self.rows_in + self.made != ends:
             raise PipelineError(
                 f"{what}: {self.rows_in} rows came in and {self.made} were made, but "
-                f"{self.rows_out} went out, {self.rejected} were rejected and {self.filtered} "
-                "filtered."
+                f"{self.rows_out} went out, {self.rejected} were rejected, {self.filtered} "
+                f"filtered and {self.combined} combined."
             )
 
 
@@ -82,7 +84,7 @@ class RowLedger:
 
     def __init__(self, file: str, first_row: Callable[[], int], rejects_max: int) -> None:
         self.file = file
-        self.rows_in = self.rows_out = self.filtered = self.made = 0
+        self.rows_in = self.rows_out = self.filtered = self.made = self.combined = 0
         self.rejects: list[tuple[str, int, str, str, str, str]] = []
         self._first_row = first_row
         self._first: int | None = None
@@ -90,7 +92,24 @@ class RowLedger:
 
     def counts(self) -> Counts:
         """The account as a value."""
-        return Counts(self.rows_in, self.rows_out, self.filtered, len(self.rejects), self.made)
+        rejected = len(self.rejects)
+        return Counts(
+            self.rows_in, self.rows_out, self.filtered, rejected, self.made, self.combined
+        )
+
+    def change_rows(self, before: int, after: int) -> None:
+        """Rows of a block became others: those that are more were made, those that are not gone."""
+        self.made += max(0, after - before)
+        self.filtered += max(0, before - after)
+
+    def change_rows_of(self, before: int, taken: Rows) -> None:
+        """Rows of a join: ``taken`` names for each output row the input row that it comes from.
+
+        Rows that are named by none were filtered; a row that is named more than once was made.
+        """
+        kept = len(np.unique(taken))
+        self.filtered += before - kept
+        self.made += len(taken) - kept
 
     def rejects_table(self) -> pa.Table:
         """The rows set aside, oldest first."""

@@ -9,27 +9,28 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from hashlib import blake2b
 from itertools import pairwise
-from pathlib import Path
 from typing import Protocol, TypeVar, runtime_checkable
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.ipc
 import pyarrow.parquet as pq
 from msgspec import Struct
 
-from mlsched.errors import NotFoundError, PipelineError
+from mlsched.errors import PipelineError
 from mlsched_pipelines.csvs import CsvSource
+from mlsched_pipelines.inputs import Paths, expand, open_input
+from mlsched_pipelines.pruning import prune_row_groups
 from mlsched_pipelines.rows import Block, RowLedger
 from mlsched_pipelines.schema import Contract, as_contract, check_fields, conform
-from mlsched_pipelines.splits import Fingerprint, Pin, Split, check_pin, pin_file
+from mlsched_pipelines.splits import Fingerprint, Pin, Pruned, Split, check_pin, pin_file
 
 SPLIT_BYTES = 32 << 20
 """Input of one task: a task's fixed cost (about 5 ms) vanishes, and its rows fit into memory."""
 
 BATCH_ROWS = 64 << 10
 
-Paths = str | Path | Sequence[str | Path]
 T = TypeVar("T")
 
 
@@ -49,6 +50,11 @@ class Source(Protocol):
 
     def read(self, split: Split, ledger: RowLedger) -> Iterator[Block]:
         """The rows of one split in order; counts them, and rejects what cannot be read as a row."""
+
+    def prune(
+        self, splits: tuple[Split, ...], condition: pc.Expression
+    ) -> tuple[tuple[Split, ...], Pruned]:
+        """The splits without what cannot pass the condition, and what was left out."""
 
     def first_row(self, split: Split) -> int:
         """Rows of the file before the split, for messages."""
@@ -89,6 +95,12 @@ class ParquetSource(Struct, frozen=True):
             yield from _blocks(self.contract, batches, split, ledger)
         check_pin(split.pin)
 
+    def prune(
+        self, splits: tuple[Split, ...], condition: pc.Expression
+    ) -> tuple[tuple[Split, ...], Pruned]:
+        """Without row groups whose statistics say that no row can pass; footers are read again."""
+        return prune_row_groups(self.contract.schema, splits, condition)
+
     def first_row(self, split: Split) -> int:
         """Rows in the row groups before the split."""
         with _opened(split.pin.path, pq.ParquetFile) as file:
@@ -128,6 +140,12 @@ class ArrowSource(Struct, frozen=True):
             yield from _blocks(self.contract, batches, split, ledger)
         check_pin(split.pin)
 
+    def prune(
+        self, splits: tuple[Split, ...], condition: pc.Expression
+    ) -> tuple[tuple[Split, ...], Pruned]:
+        """Nothing: there are no statistics."""
+        return splits, Pruned()
+
     def first_row(self, split: Split) -> int:
         """Rows in the batches before the split."""
         with _opened(split.pin.path, pa.ipc.open_file) as file:
@@ -151,8 +169,10 @@ class TableSource(Struct, frozen=True):
         pin = Pin("the table", self.data.nbytes, 0, _digest_table(self.data))
         starts = range(0, self.data.num_rows, self.split_rows)
         stops = (min(start + self.split_rows, self.data.num_rows) for start in starts)
+        row_bytes = self.data.nbytes / max(1, self.data.num_rows)
         return tuple(
-            Split(i, pin, *range_) for i, range_ in enumerate(zip(starts, stops, strict=True))
+            Split(i, pin, start, stop, int(row_bytes * (stop - start)))
+            for i, (start, stop) in enumerate(zip(starts, stops, strict=True))
         )
 
     def read(self, split: Split, ledger: RowLedger) -> Iterator[Block]:
@@ -161,6 +181,12 @@ class TableSource(Struct, frozen=True):
             split.start, split.stop - split.start
         )
         yield from _blocks(self.contract, part.to_batches(max_chunksize=BATCH_ROWS), split, ledger)
+
+    def prune(
+        self, splits: tuple[Split, ...], condition: pc.Expression
+    ) -> tuple[tuple[Split, ...], Pruned]:
+        """Nothing: there are no statistics."""
+        return splits, Pruned()
 
     def first_row(self, split: Split) -> int:
         """Rows of the table before the split."""
@@ -188,7 +214,7 @@ def csv(
         fingerprint: How a file is recognised: see `mlsched_pipelines.splits.Fingerprint`.
     """
     return CsvSource(
-        _expand(paths), as_contract(schema), delimiter, tuple(null_values), split_bytes, fingerprint
+        expand(paths), as_contract(schema), delimiter, tuple(null_values), split_bytes, fingerprint
     )
 
 
@@ -200,7 +226,7 @@ def parquet(
     fingerprint: Fingerprint = "content",
 ) -> ParquetSource:
     """Parquet files; without a schema that of the first file is the contract for all."""
-    files = _expand(paths)
+    files = expand(paths)
     if schema is None:
         with _opened(files[0], pq.ParquetFile) as file:
             schema = file.schema_arrow.remove_metadata()
@@ -215,7 +241,7 @@ def arrow(
     fingerprint: Fingerprint = "content",
 ) -> ArrowSource:
     """Arrow IPC files (Feather V2); without a schema the first file's is the contract for all."""
-    files = _expand(paths)
+    files = expand(paths)
     if schema is None:
         with _opened(files[0], pa.ipc.open_file) as file:
             schema = file.schema.remove_metadata()
@@ -233,32 +259,10 @@ def table(
     )
 
 
-def _expand(paths: Paths) -> tuple[str, ...]:
-    given = [paths] if isinstance(paths, (str, Path)) else list(paths)
-    found: list[str] = []
-    for path in map(str, given):
-        matches = _matches(Path(path).absolute())
-        if not matches:
-            raise NotFoundError(f"No input file matches {path!r}.")
-        found.extend(matches)
-    if not found:
-        raise NotFoundError("A source needs at least one input file, found none.")
-    return tuple(str(Path(path).absolute()) for path in found)
-
-
-def _matches(pattern: Path) -> list[str]:
-    """The files of a pattern in sorted order; a plain path is itself, there or not."""
-    if not any(mark in str(pattern) for mark in "*?["):
-        return [str(pattern)]
-    root = Path(pattern.anchor)
-    return sorted(str(found) for found in root.glob(str(pattern.relative_to(root))))
-
-
-def _opened(path: str, opener: Callable[[str], T]) -> T:
+def _opened(path: str, opener: Callable[[pa.NativeFile], T]) -> T:
+    file = open_input(path)
     try:
-        return opener(path)
-    except FileNotFoundError:
-        raise NotFoundError(f"There is no input file {path}.") from None
+        return opener(file)
     except (pa.ArrowInvalid, OSError) as error:
         raise PipelineError(f"The input file {path} cannot be read: {error}.") from error
 
@@ -274,7 +278,10 @@ def _group(pin: Pin, sizes: list[int], split_bytes: int, first_index: int) -> li
     if len(sizes) > 0:
         cuts.append(len(sizes))
     ranges = pairwise(cuts)
-    return [Split(first_index + i, pin, start, stop) for i, (start, stop) in enumerate(ranges)]
+    return [
+        Split(first_index + i, pin, start, stop, sum(sizes[start:stop]))
+        for i, (start, stop) in enumerate(ranges)
+    ]
 
 
 def _blocks(

@@ -41,10 +41,28 @@ class Split(Struct, frozen=True):
     pin: Pin
     start: int
     stop: int
+    size_bytes: int = 0
+    """Estimate of what it takes in memory."""
 
     def identity(self) -> str:
         """Text that is equal exactly for the same piece of the same input."""
         return f"{self.index}:{self.pin.digest}:{self.pin.size_bytes}:{self.start}:{self.stop}"
+
+
+class Pruned(Struct, frozen=True):
+    """What is not read, since none of its rows can pass a filter."""
+
+    splits: int = 0
+    """Whole splits."""
+    rows: int = 0
+    size_bytes: int = 0
+
+    def __add__(self, other: Pruned) -> Pruned:
+        return Pruned(
+            self.splits + other.splits,
+            self.rows + other.rows,
+            self.size_bytes + other.size_bytes,
+        )
 
 
 def pin_file(path: str | Path, fingerprint: Fingerprint) -> Pin:

@@ -1,4 +1,4 @@
-"""One task: a split through the plan's steps into staged shards, and a marker when it is done.
+"""One task: a split or a partition through the steps of its stage, and a marker when it is done.
 
 Runs in a worker of any engine. A task that finds its marker does nothing. The marker is created
 exclusively and names its files by their checksums, so of two workers on one task the first to
@@ -8,101 +8,145 @@ finish decides, and the other takes over its record.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from pathlib import Path
+from functools import partial
 
-import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 from msgspec import Struct
 
 from mlsched.errors import PipelineError
 from mlsched.units import format_bytes
-from mlsched_pipelines.kernels import apply_steps
-from mlsched_pipelines.manifests import FileRecord, TaskRecord, decode_task, encode
-from mlsched_pipelines.plans import Plan, Sort, Write
-from mlsched_pipelines.rows import NO_ROW, REJECTS_SCHEMA, Block, RowLedger
+from mlsched_pipelines.aggregates import make_partial, merge_partials
+from mlsched_pipelines.exchanges import read_partition, read_side, spread, write_exchange
+from mlsched_pipelines.joins import join_rows
+from mlsched_pipelines.kernels import apply_steps, as_blocks
+from mlsched_pipelines.manifests import ExchangeFile, FileRecord, TaskRecord, decode_task, encode
+from mlsched_pipelines.outputs import Output, stage_rejects
+from mlsched_pipelines.rows import Block, RowLedger
 from mlsched_pipelines.schema import conform
-from mlsched_pipelines.splits import Split
-from mlsched_pipelines.stores.files import full_disk_explained, publish_new
-from mlsched_pipelines.stores.shards import ShardWriter, read_shard
+from mlsched_pipelines.stages import Exchange, Stage
+from mlsched_pipelines.steps import GroupBy, Join, Sort, Write
+from mlsched_pipelines.stores import Store, open_store
+from mlsched_pipelines.stores.files import full_disk_explained
 
 SORT_MEMORY_FACTOR = 3
 """Rows, sorted copy, and the index with Arrow's working memory."""
 
-
-class Assignment(Struct, frozen=True):
-    """What every task of a run shares; handed to the engine once."""
-
-    plan: Plan
-    run_id: str
-
-    @property
-    def root(self) -> Path:
-        """The dataset's directory."""
-        return Path(self.plan.writes().dataset)
-
-    @property
-    def folder(self) -> Path:
-        """Where the run stages its files."""
-        return self.root / "data" / self.run_id
+Records = tuple[TaskRecord, ...]
 
 
-def marker_path(folder: Path, task_id: str) -> Path:
+class Work(Struct, frozen=True):
+    """What the tasks of one stage share; handed to the engine once."""
+
+    folder: str
+    """Where the run stages its files, within the dataset's store."""
+    plan_hash: str
+    target: Write
+    stage: Stage
+    inputs: tuple[Records, ...] = ()
+    """The finished tasks of each stage that the head reads, in order."""
+    sides: tuple[tuple[Records, pa.Schema], ...] = ()
+    """Those of the other side of each broadcast join, and the schema of their rows."""
+
+    def task_id(self, number: int) -> str:
+        """Name of a task of the stage."""
+        return self.stage.task_id(self.plan_hash, number)
+
+    def open_store(self) -> Store:
+        """The dataset's store, with the credentials of the worker."""
+        return open_store(self.target.dataset)
+
+
+def marker_path(folder: str, task_id: str) -> str:
     """The marker that a finished task leaves."""
-    return folder / f"{task_id}.done"
+    return f"{folder}/{task_id}.done"
 
 
-def read_marker(folder: Path, task_id: str) -> TaskRecord | None:
+def read_marker(store: Store, folder: str, task_id: str) -> TaskRecord | None:
     """The record of a finished task, or None."""
     path = marker_path(folder, task_id)
     try:
-        return decode_task(path.read_bytes(), str(path))
+        return decode_task(store.read(path), f"{store.url}/{path}")
     except FileNotFoundError:
         return None
 
 
-def run_split(assignment: Assignment, split: Split) -> TaskRecord:
-    """The task of one split: everything before the sort, or everything when nothing is sorted.
+def run_task(work: Work, number: int) -> TaskRecord:
+    """Task ``number`` of a stage, from its split or partition to its marker.
 
     Raises:
         SchemaMismatchError: a row breaks its contract and may not be set aside.
-        PipelineError: the input changed, or counts do not add up.
+        PipelineError: the input changed, it does not fit, or counts do not add up.
         StoreFullError: the disk is full.
     """
-    plan, task_id = assignment.plan, assignment.plan.task_id(split)
-    done = read_marker(assignment.folder, task_id)
+    store, task_id = work.open_store(), work.task_id(number)
+    done = read_marker(store, work.folder, task_id)
     if done is not None:
         return done
-    ledger = RowLedger(
-        split.pin.path, lambda: plan.source.first_row(split), plan.writes().rejects_max
-    )
-    promised = (
-        ledger.keep_promises(plan.source.contract, b) for b in plan.source.read(split, ledger)
-    )
-    blocks = apply_steps(promised, plan.before_sort(), ledger)
-    return _stage(assignment, task_id, blocks, ledger, last=not plan.after_sort())
+    ledger, blocks = _begin(work, store, number)
+    tables = [partial(read_side, store, *side) for side in work.sides]
+    blocks = apply_steps(blocks, work.stage.steps, ledger, tables)
+    with full_disk_explained(store.url):
+        record = _stage(work, store, task_id, blocks, ledger)
+        if store.put_new(marker_path(work.folder, task_id), encode(record)):
+            return record
+    winner = read_marker(store, work.folder, task_id)
+    return record if winner is None else winner
 
 
-def run_sort(assignment: Assignment, staged: tuple[TaskRecord, ...]) -> TaskRecord:
-    """The final task of a plan that sorts: all staged rows, in split order, stably sorted.
-
-    Raises:
-        PipelineError: the rows do not fit the sort's memory bound.
-    """
-    plan, task_id = assignment.plan, assignment.plan.task_id(None)
-    done = read_marker(assignment.folder, task_id)
-    if done is not None:
-        return done
-    sort, *steps = plan.after_sort()
-    assert isinstance(sort, Sort), "the steps after a sort begin with it"
-    files = [file for record in staged for file in record.files]
-    check_sort_memory(sort, sum(file.size_bytes for file in files))
-    ledger = RowLedger("the sorted rows", lambda: 0, plan.writes().rejects_max)
-    table = (
-        pa.concat_tables([read_shard(assignment.root, file) for file in files]) if files else None
+def _begin(work: Work, store: Store, number: int) -> tuple[RowLedger, Iterator[Block]]:
+    stage, rejects_max = work.stage, work.target.rejects_max
+    if stage.source is None:
+        ledger = RowLedger(f"the rows of {stage.name}", lambda: 0, rejects_max)
+        return ledger, _gather(work, store, number, ledger)
+    source, split = stage.source, stage.splits[number]
+    ledger = RowLedger(split.pin.path, lambda: source.first_row(split), rejects_max)
+    return ledger, (
+        ledger.keep_promises(source.contract, block) for block in source.read(split, ledger)
     )
-    blocks = apply_steps(_sorted_blocks(table, sort, ledger), steps, ledger)
-    return _stage(assignment, task_id, blocks, ledger, last=True)
+
+
+def _gather(work: Work, store: Store, number: int, ledger: RowLedger) -> Iterator[Block]:
+    """What the head of a stage makes of a partition."""
+    inputs = [read_partition(store, records, number) for records in work.inputs]
+    ledger.rows_in += sum(table.num_rows for tables in inputs for table in tables)
+    match work.stage.head:
+        case Sort() as sort:
+            yield from _sort(_whole(inputs[0], work.stage.input_schemas[0]), sort)
+        case GroupBy() as group_by:
+            yield from _merge(inputs[0], group_by, work.stage.input_schemas[0], ledger)
+        case Join() as join:
+            left, right = map(_whole, inputs, work.stage.input_schemas)
+            yield from _join(left, right, join, ledger)
+        case None:
+            raise PipelineError("A stage begins with a source or a wide step.")
+
+
+def _sort(table: pa.Table, sort: Sort) -> Iterator[Block]:
+    check_sort_memory(sort, table.nbytes)
+    yield from as_blocks(table.take(pc.sort_indices(table, sort_keys=list(sort.keys))))
+
+
+def _merge(
+    tables: list[pa.Table], step: GroupBy, schema: pa.Schema, ledger: RowLedger
+) -> Iterator[Block]:
+    partials = [table for table in tables if table.num_rows]
+    made = merge_partials(step, partials or [make_partial(step, schema.empty_table())])
+    before = sum(table.num_rows for table in partials)
+    ledger.combined += max(0, before - made.num_rows)
+    ledger.made += max(0, made.num_rows - before)
+    yield from as_blocks(made)
+
+
+def _join(left: pa.Table, right: pa.Table, step: Join, ledger: RowLedger) -> Iterator[Block]:
+    made, taken = join_rows(left, right, step)
+    ledger.combined += right.num_rows
+    ledger.change_rows_of(left.num_rows, taken)
+    yield from as_blocks(made)
+
+
+def _whole(tables: list[pa.Table], schema: pa.Schema) -> pa.Table:
+    return pa.concat_tables(tables) if tables else schema.empty_table()
 
 
 def check_sort_memory(sort: Sort, size_bytes: int) -> None:
@@ -120,111 +164,43 @@ def check_sort_memory(sort: Sort, size_bytes: int) -> None:
         )
 
 
-def _sorted_blocks(table: pa.Table | None, sort: Sort, ledger: RowLedger) -> Iterator[Block]:
-    if table is None:
-        return
-    ledger.rows_in += table.num_rows
-    order = pc.sort_indices(table, sort_keys=list(sort.keys))
-    for batch in table.take(order).combine_chunks().to_batches(max_chunksize=64 << 10):
-        yield Block(batch, np.full(batch.num_rows, NO_ROW, np.int64))
-
-
 def _stage(
-    assignment: Assignment, task_id: str, blocks: Iterable[Block], ledger: RowLedger, *, last: bool
+    work: Work, store: Store, task_id: str, blocks: Iterable[Block], ledger: RowLedger
 ) -> TaskRecord:
-    """Write the blocks, then the marker; the marker that is there first counts."""
-    target, folder = assignment.plan.writes(), assignment.folder
-    with full_disk_explained(folder):
-        output = _Output(assignment.root, folder, task_id, target if last else None)
-        try:
-            for block in blocks:
-                kept = ledger.keep_promises(target.contract, block) if last else block
-                ledger.rows_out += len(kept.rows)
-                output.write(
-                    conform(target.contract, kept.batch, ledger.file) if last else kept.batch
-                )
-            files = output.close()
-            rejects = _stage_rejects(assignment, task_id, ledger)
-        finally:
-            output.abandon()
-        ledger.counts().check(f"The task of {ledger.file}")
-        record = TaskRecord(task_id, files, ledger.counts(), rejects)
-        if publish_new(marker_path(folder, task_id), encode(record)):
-            return record
-    winner = read_marker(folder, task_id)
-    return record if winner is None else winner
+    """Write the blocks; the record of what was written, checked."""
+    files: tuple[FileRecord, ...] = ()
+    exchange: ExchangeFile | None = None
+    if work.stage.exchange is None:
+        files = _write_shards(work, store, task_id, blocks, ledger)
+    else:
+        exchange = _hand_on(work, store, task_id, blocks, ledger, work.stage.exchange)
+    rejects = stage_rejects(store, work.folder, task_id, ledger)
+    ledger.counts().check(f"The task of {ledger.file}")
+    return TaskRecord(task_id, files, ledger.counts(), rejects, exchange)
 
 
-def _stage_rejects(assignment: Assignment, task_id: str, ledger: RowLedger) -> FileRecord | None:
-    if not ledger.rejects:
-        return None
-    folder = assignment.folder
-    writer = ShardWriter(
-        assignment.root, folder, f"{task_id}-rejects", REJECTS_SCHEMA, batch_bytes=1 << 20
-    )
+def _write_shards(
+    work: Work, store: Store, task_id: str, blocks: Iterable[Block], ledger: RowLedger
+) -> tuple[FileRecord, ...]:
+    contract = work.target.contract
+    output = Output(store, work.folder, task_id, work.target)
     try:
-        for batch in ledger.rejects_table().to_batches():
-            writer.write(batch)
-        return writer.close()
+        for block in blocks:
+            kept = ledger.keep_promises(contract, block)
+            ledger.rows_out += len(kept.rows)
+            output.write(conform(contract, kept.batch, ledger.file))
+        return output.close()
     finally:
-        writer.abandon()
+        output.abandon()
 
 
-class _Output:
-    """The open shards of a task: one for each value of the partition column, in order of rows."""
-
-    def __init__(self, root: Path, folder: Path, task_id: str, target: Write | None) -> None:
-        self._root, self._folder, self._task_id = root, folder, task_id
-        self._column = target.partition_by if target else ""
-        self._batch_bytes = target.batch_bytes if target else 4 << 20
-        self._shard_bytes_max = target.shard_bytes_max if target else 256 << 20
-        self._open: dict[str, ShardWriter] = {}
-        self._closed: list[tuple[int, FileRecord]] = []
-        self._numbers: dict[str, int] = {}
-        self._made = 0
-
-    def write(self, batch: pa.RecordBatch) -> None:
-        if not self._column:
-            self._append("", batch)
-            return
-        values = pc.cast(batch.column(self._column), pa.string())
-        for value in pc.unique(values).to_pylist():
-            if value is None:
-                raise PipelineError(
-                    f"The partition column {self._column!r} must have no null, found one."
-                )
-            self._append(value, batch.filter(pc.equal(values, value)))
-
-    def _append(self, value: str, batch: pa.RecordBatch) -> None:
-        writer = self._open.get(value)
-        if writer is None:
-            partition = {self._column: value} if self._column else {}
-            stem = f"{self._task_id}-{self._made:04d}"
-            writer = ShardWriter(
-                self._root,
-                self._folder,
-                stem,
-                batch.schema,
-                batch_bytes=self._batch_bytes,
-                partition=partition,
-            )
-            self._open[value] = writer
-            self._numbers[value] = self._made
-            self._made += 1
-        writer.write(batch)
-        if writer.size_bytes > self._shard_bytes_max:
-            self._close_one(value)
-
-    def _close_one(self, value: str) -> None:
-        record = self._open[value].close()
-        self._closed.append((self._numbers[value], record))
-        del self._open[value]
-
-    def close(self) -> tuple[FileRecord, ...]:
-        for value in list(self._open):
-            self._close_one(value)
-        return tuple(record for _, record in sorted(self._closed, key=lambda pair: pair[0]))
-
-    def abandon(self) -> None:
-        for writer in self._open.values():
-            writer.abandon()
+def _hand_on(
+    work: Work,
+    store: Store,
+    task_id: str,
+    blocks: Iterable[Block],
+    ledger: RowLedger,
+    exchange: Exchange,
+) -> ExchangeFile:
+    schema, parts = spread(blocks, work.stage.schema, exchange, ledger)
+    return write_exchange(store, f"{work.folder}/{task_id}.rows", schema, parts)

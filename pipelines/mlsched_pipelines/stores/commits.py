@@ -10,7 +10,7 @@ A crash leaves nothing but files that no manifest lists; `collect_orphans` remov
 from __future__ import annotations
 
 import time
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 from mlsched.errors import ConflictError, NotFoundError, PipelineError
 from mlsched_pipelines.manifests import (
@@ -21,54 +21,59 @@ from mlsched_pipelines.manifests import (
     encode,
     next_manifest,
 )
-from mlsched_pipelines.stores.files import TEMPORARY_PREFIX, make_folder, publish_new, sync_folder
+from mlsched_pipelines.stores import Entry, Store, open_store
+from mlsched_pipelines.stores.local import LocalStore
 
 TRIES_MAX = 100
 ORPHAN_AGE_S_MIN = 7 * 86_400
+MANIFESTS = "manifest"
+DATA = "data"
 
 
-def manifest_folder(root: Path) -> Path:
-    """Where a dataset's manifests lie."""
-    return root / "manifest"
+def manifest_path(version: int) -> str:
+    """The manifest of a version, within the dataset's store."""
+    return f"{MANIFESTS}/v{version:07d}.json"
 
 
-def manifest_path(root: Path, version: int) -> Path:
-    """The manifest of a version."""
-    return manifest_folder(root) / f"v{version:07d}.json"
-
-
-def list_versions(root: Path) -> list[int]:
+def list_versions(store: Store) -> list[int]:
     """Published versions, oldest first; empty where nothing was published."""
-    found = manifest_folder(root).glob("v*.json")
-    return sorted(int(path.stem[1:]) for path in found if path.stem[1:].isdecimal())
+    names = [PurePosixPath(entry.path) for entry in store.list_files(MANIFESTS)]
+    return sorted(
+        int(name.stem[1:])
+        for name in names
+        if name.suffix == ".json" and name.stem[0] == "v" and name.stem[1:].isdecimal()
+    )
 
 
-def read_manifest(root: Path, version: int | None = None) -> Manifest:
+def read_manifest(store: Store, version: int | None = None) -> Manifest:
     """A version's manifest, the newest by default.
 
     Raises:
         NotFoundError: there is no such version, or none at all.
         PipelineError: the manifest is damaged.
     """
-    versions = list_versions(root)
+    versions = list_versions(store)
     if not versions:
-        raise NotFoundError(f"There is no dataset in {root}.", "Run a plan that writes it first.")
+        raise NotFoundError(
+            f"There is no dataset in {store.url}.", "Run a plan that writes it first."
+        )
     wanted = versions[-1] if version is None else version
     if wanted not in versions:
         raise NotFoundError(
-            f"The dataset {root} has versions {versions[0]}..{versions[-1]}, not {wanted}."
+            f"The dataset {store.url} has versions {versions[0]}..{versions[-1]}, not {wanted}."
         )
-    path = manifest_path(root, wanted)
-    return decode_manifest(path.read_bytes(), str(path))
+    path = manifest_path(wanted)
+    return decode_manifest(store.read(path), f"{store.url}/{path}")
 
 
-def last_manifest(root: Path) -> Manifest | None:
+def last_manifest(store: Store) -> Manifest | None:
     """The newest manifest, or None before the first commit."""
-    return read_manifest(root) if list_versions(root) else None
+    versions = list_versions(store)
+    return read_manifest(store, versions[-1]) if versions else None
 
 
 def commit(
-    root: Path, run: RunRecord, files: tuple[FileRecord, ...], schema: str
+    store: Store, run: RunRecord, files: tuple[FileRecord, ...], schema: str
 ) -> tuple[Manifest, bool]:
     """Publish a run as the next version, exactly once.
 
@@ -82,73 +87,64 @@ def commit(
         PipelineError: the schema differs from what the dataset's other runs hold.
         ConflictError: others committed a hundred times meanwhile.
     """
-    make_folder(manifest_folder(root))
     for _ in range(TRIES_MAX):
-        last = last_manifest(root)
+        last = last_manifest(store)
         if last is not None and last.find_run(run.key) is not None:
             return last, False
         made = next_manifest(last, run, files, schema)
-        if publish_new(manifest_path(root, made.version), encode(made)):
+        if store.put_new(manifest_path(made.version), encode(made)):
             return made, True
     raise ConflictError(
-        f"The dataset {root} was committed to {TRIES_MAX} times while this run tried."
+        f"The dataset {store.url} was committed to {TRIES_MAX} times while this run tried."
     )
 
 
 def collect_orphans(
-    root: Path, *, age_s_min: float = ORPHAN_AGE_S_MIN, now: float | None = None
-) -> list[Path]:
+    dataset: str | Path, *, age_s_min: float = ORPHAN_AGE_S_MIN, now: float | None = None
+) -> list[str]:
     """Remove files that no manifest lists and nobody changed for ``age_s_min``.
 
     A run that is still at work keeps its folder young with every task; give an age well above the
     longest task. All published versions stay readable.
 
     Args:
-        root: The dataset's directory.
+        dataset: The dataset's folder or address.
         age_s_min: Seconds since the last change.
         now: Seconds since the epoch; the clock's by default.
 
     Returns:
-        What was removed.
+        What was removed, relative to the dataset.
     """
-    if not list_versions(root) and not (root / "data").is_dir():
-        raise PipelineError(f"{root} is not a dataset: expected a folder manifest or data in it.")
-    kept = _listed_files(root)
+    store = open_store(dataset)
+    runs = store.list_folders(DATA)
+    if not list_versions(store) and not runs:
+        raise PipelineError(
+            f"{store.url} is not a dataset: expected a folder manifest or data in it."
+        )
+    kept = _listed_files(store)
     oldest = (time.time() if now is None else now) - age_s_min
-    removed: list[Path] = []
-    for run in (root / "data").iterdir() if (root / "data").is_dir() else ():
-        young = any(_changed_at(path) > oldest for path in run.iterdir())
-        orphans = [] if young else [path for path in run.iterdir() if path not in kept]
-        removed.extend(orphans)
-    for path in manifest_folder(root).glob(f"{TEMPORARY_PREFIX}*"):
-        if _changed_at(path) <= oldest:
-            removed.append(path)
+    removed: list[str] = []
+    for run in runs:
+        found = [*store.list_files(run), *_unfinished(store, run)]
+        if all(entry.changed_at <= oldest for entry in found):
+            removed.extend(entry.path for entry in found if entry.path not in kept)
+    begun = _unfinished(store, MANIFESTS)
+    removed.extend(entry.path for entry in begun if entry.changed_at <= oldest)
     # Markers go first, durably: a marker without its files would let a later run skip the task.
-    markers = [path for path in removed if path.suffix == ".done"]
-    for path in markers:
-        path.unlink(missing_ok=True)
-    for folder in {path.parent for path in markers}:
-        sync_folder(folder)
-    for path in removed:
-        path.unlink(missing_ok=True)
-    for folder in {path.parent for path in removed if path.parent.parent == root / "data"}:
-        if not any(folder.iterdir()):
-            folder.rmdir()
+    store.delete(path for path in removed if path.endswith(".done"))
+    store.delete(path for path in removed if not path.endswith(".done"))
     return removed
 
 
-def _listed_files(root: Path) -> set[Path]:
-    listed: set[Path] = set()
-    for version in list_versions(root):
-        manifest = read_manifest(root, version)
-        listed |= {root / file.path for file in manifest.files}
-        listed |= {root / file.path for run in manifest.runs for file in run.rejects}
+def _unfinished(store: Store, folder: str) -> list[Entry]:
+    """What a writer of a shared folder left in the middle; elsewhere it leaves nothing."""
+    return store.abandoned(folder) if isinstance(store, LocalStore) else []
+
+
+def _listed_files(store: Store) -> set[str]:
+    listed: set[str] = set()
+    for version in list_versions(store):
+        manifest = read_manifest(store, version)
+        listed |= {file.path for file in manifest.files}
+        listed |= {file.path for run in manifest.runs for file in run.rejects}
     return listed
-
-
-def _changed_at(path: Path) -> float:
-    """Seconds since the epoch; a file that a run has just renamed or dropped is young."""
-    try:
-        return path.stat().st_mtime
-    except FileNotFoundError:
-        return float("inf")

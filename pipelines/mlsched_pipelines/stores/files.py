@@ -62,6 +62,17 @@ def publish_new(path: Path, data: bytes) -> bool:
     return won
 
 
+def move_durably(source: Path, path: Path) -> None:
+    """Give a closed file its name: flushed before, so that the name stands for all of it."""
+    handle = os.open(source, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+    source.replace(path)
+    sync_folder(path.parent)
+
+
 def _link(temporary: Path, path: Path) -> bool:
     try:
         os.link(temporary, path)
@@ -79,7 +90,7 @@ def _link(temporary: Path, path: Path) -> bool:
 
 
 @contextmanager
-def full_disk_explained(folder: Path) -> Iterator[None]:
+def full_disk_explained(place: str) -> Iterator[None]:
     """Turn *no space left* and *over quota* into an error that says what it means.
 
     Raises:
@@ -90,7 +101,7 @@ def full_disk_explained(folder: Path) -> Iterator[None]:
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
             raise StoreFullError(
-                f"The disk of {folder} is full. Nothing was published, nothing is lost.",
+                f"The disk of {place} is full. Nothing was published, nothing is lost.",
                 "Free some space and run again: finished tasks are not done twice.",
             ) from error
         raise

@@ -12,6 +12,8 @@ from __future__ import annotations
 import io
 import math
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from hashlib import blake2b
 from io import RawIOBase
 from pathlib import Path
@@ -23,7 +25,7 @@ import pyarrow.ipc
 
 from mlsched.errors import PipelineError
 from mlsched_pipelines.manifests import ColumnStats, FileRecord, Plain
-from mlsched_pipelines.stores.files import sync_folder, temporary_path
+from mlsched_pipelines.stores import Store
 
 ALIGNMENT_BYTES = 64
 BATCH_ROWS_MIN, BATCH_ROWS_MAX = 256, 4096
@@ -44,8 +46,8 @@ class ShardWriter:
     """Write one shard; memory: at most two batches.
 
     Args:
-        root: The dataset's directory.
-        folder: Where the file goes, within it.
+        store: Where the dataset lives.
+        folder: Where the file goes, within the store.
         stem: First part of the file's name.
         schema: Of every batch.
         batch_bytes: Aim for a record batch.
@@ -54,8 +56,8 @@ class ShardWriter:
 
     def __init__(
         self,
-        root: Path,
-        folder: Path,
+        store: Store,
+        folder: str,
         stem: str,
         schema: pa.Schema,
         *,
@@ -63,9 +65,9 @@ class ShardWriter:
         partition: dict[str, str] | None = None,
     ) -> None:
         self.size_bytes = 0
-        self._root, self._folder, self._stem, self._schema = root, folder, stem, schema
+        self._store, self._folder, self._stem, self._schema = store, folder, stem, schema
         self._batch_bytes, self._partition = batch_bytes, partition or {}
-        self._temporary = temporary_path(folder)
+        self._temporary = store.scratch(folder)
         self._file = _HashedFile(self._temporary)
         self._writer = pa.ipc.new_file(pa.PythonFile(self._file, "w"), schema)
         self._header_bytes, self._pads = _measure_pads(schema)
@@ -87,7 +89,7 @@ class ShardWriter:
             self._flush(self._batch_rows)
 
     def close(self) -> FileRecord:
-        """Write the rest, flush to disk and give the file its name."""
+        """Write the rest and hand the file to the store, under its name."""
         if self._waiting_rows and not self._batch_rows:
             self._batch_rows = rows_per_batch(
                 self._waiting_bytes, self._waiting_rows, self._batch_bytes
@@ -96,13 +98,10 @@ class ShardWriter:
             self._flush(self._batch_rows)
             self._flush(1)
         self._writer.close()
-        self._file.sync()
         self._file.close()
         checksum = self._file.digest.hexdigest()
-        path = self._folder / f"{self._stem}-{checksum[:16]}.arrow"
-        self._temporary.replace(path)
-        sync_folder(self._folder)
-        where = path.relative_to(self._root).as_posix()
+        where = f"{self._folder}/{self._stem}-{checksum[:16]}.arrow"
+        self._store.put_file(self._temporary, where)
         size, rows = self._file.written, self._rows
         return FileRecord(
             where, size, rows, self._batch_rows or 1, checksum, self._partition, self._stats
@@ -160,10 +159,6 @@ class _HashedFile(RawIOBase):
     def tell(self) -> int:
         return self.written
 
-    def sync(self) -> None:
-        """Make the content survive a power cut."""
-        os.fsync(self._handle)
-
     def close(self) -> None:
         if not self.closed:
             os.close(self._handle)
@@ -216,55 +211,76 @@ def _plain(value: Any) -> Plain:
     return text if len(text) <= _TEXT_MAX else None
 
 
-def check_size(root: Path, file: FileRecord) -> None:
+def check_size(store: Store, file: FileRecord) -> None:
     """The shard is there with its recorded size: cheap, done whenever a dataset is opened.
 
     Raises:
         PipelineError: it is missing, truncated or longer.
     """
-    path = root / file.path
     try:
-        found = path.stat().st_size
+        found = store.size(file.path)
     except FileNotFoundError:
-        raise PipelineError(
-            f"The shard {path} is missing.", "Restore it, or run its pipeline again."
-        ) from None
+        raise _missing(store, file) from None
     if found != file.size_bytes:
         raise PipelineError(
-            f"The shard {path} is damaged: expected {file.size_bytes} bytes, found {found}.",
+            f"The shard {where(store, file)} is damaged: expected {file.size_bytes} bytes, "
+            f"found {found}.",
             "Restore it, or remove the dataset and run its pipeline again.",
         )
 
 
-def check_content(root: Path, file: FileRecord) -> None:
+def check_content(store: Store, file: FileRecord) -> None:
     """The shard has its recorded checksum; reads every byte (about 1 GB/s a core).
 
     Raises:
         PipelineError: any byte differs.
     """
-    check_size(root, file)
+    check_size(store, file)
     digest = blake2b(digest_size=CHECKSUM_BYTES)
-    path = root / file.path
-    with path.open("rb") as opened:
+    with store.open(file.path) as opened:
         while data := opened.read(READ_BYTES):
             digest.update(data)
     if digest.hexdigest() != file.checksum:
         raise PipelineError(
-            f"The shard {path} is damaged: expected checksum {file.checksum[:16]}…, found "
-            f"{digest.hexdigest()[:16]}….",
+            f"The shard {where(store, file)} is damaged: expected checksum "
+            f"{file.checksum[:16]}…, found {digest.hexdigest()[:16]}….",
             "Restore it, or remove the dataset and run its pipeline again.",
         )
 
 
-def read_shard(root: Path, file: FileRecord) -> pa.Table:
-    """A shard as a table over mapped memory: nothing is read before it is touched.
+def read_shard(store: Store, file: FileRecord) -> pa.Table:
+    """A shard as a table; from a folder over mapped memory: nothing is read before it is touched.
 
     Raises:
-        PipelineError: it is damaged.
+        PipelineError: it is missing or damaged.
     """
-    check_size(root, file)
-    try:
-        table: pa.Table = pa.ipc.open_file(pa.memory_map(str(root / file.path))).read_all()
-    except (pa.ArrowInvalid, OSError) as error:
-        raise PipelineError(f"The shard {root / file.path} is damaged: {error}.") from error
+    check_size(store, file)
+    with opened_shard(store, file) as reader:
+        table: pa.Table = reader.read_all()
     return table
+
+
+@contextmanager
+def opened_shard(store: Store, file: FileRecord) -> Iterator[pa.ipc.RecordBatchFileReader]:
+    """A shard for reading some of its batches.
+
+    Raises:
+        PipelineError: it is missing or damaged.
+    """
+    try:
+        yield pa.ipc.open_file(store.open(file.path))
+    except FileNotFoundError:
+        raise _missing(store, file) from None
+    except (pa.ArrowInvalid, OSError) as error:
+        raise PipelineError(f"The shard {where(store, file)} is damaged: {error}.") from error
+
+
+def where(store: Store, file: FileRecord) -> str:
+    """The whole address of a shard, for messages."""
+    return f"{store.url}/{file.path}"
+
+
+def _missing(store: Store, file: FileRecord) -> PipelineError:
+    return PipelineError(
+        f"The shard {where(store, file)} is missing.", "Restore it, or run its pipeline again."
+    )

@@ -12,6 +12,7 @@ import pytest
 from mlsched.errors import NotFoundError, PipelineError, SchemaMismatchError
 from mlsched_pipelines import Check, Contract, Plan, csv, table
 from mlsched_pipelines.splits import cut_lines
+from mlsched_pipelines.stages import cut_stages
 
 DATA = pa.table({"a": [1, 2, 3], "b": ["x", "y", "z"]})
 SCHEMA = pa.schema([("a", pa.int64()), ("b", pa.string())])
@@ -35,6 +36,15 @@ def test_every_step_tells_the_schema_after_it() -> None:
         lambda p: p.filter(pc.field("c") > 1),
         lambda p: p.filter(pc.field("a")),
         lambda p: p.sort(["c"]),
+        lambda p: p.group_by("c"),
+        lambda p: p.group_by("a", {"x": ("c", "sum")}),
+        lambda p: p.group_by("a", {"x": ("b", "sum")}),
+        lambda p: p.group_by("a", {"x": ("b", "all")}),
+        lambda p: p.group_by("a", {"a": "count"}),
+        lambda p: p.join(scan(), on="c"),
+        lambda p: p.join(scan(), on={"a": "b"}),
+        lambda p: p.join(scan(), on="a"),
+        lambda p: p.join(scan(), on="a", suffix=""),
         lambda p: p.write("out", partition_by="c"),
         lambda p: p.write("out", schema=pa.schema([("a", pa.int32())])),
         lambda p: p.project(
@@ -50,9 +60,18 @@ def test_what_does_not_fit_the_schema_is_refused_at_once(wrong: Callable[[Plan],
 @pytest.mark.parametrize(
     "wrong",
     [
-        lambda p: p.sort(["a"]).sort(["b"]),
         lambda p: p.sort([("a", "up")]),
         lambda p: p.sort([]),
+        lambda p: p.project("a"),
+        lambda p: p.map_batches(lambda b: b, schema=SCHEMA, format="polars"),
+        lambda p: p.group_by([]),
+        lambda p: p.group_by("a", {"x": "median"}),
+        lambda p: p.group_by("a", {"x": "sum"}),
+        lambda p: p.group_by("a", partitions=0),
+        lambda p: p.join(scan(), on=[]),
+        lambda p: p.join(scan(), on="a", how="outer", suffix="_r"),
+        lambda p: p.join(scan(), on="a", suffix="_r", broadcast=True, partitions=2),
+        lambda p: p.join(scan().write("out"), on="a"),
         lambda p: p.write("out").filter(pc.field("a") > 1),
         lambda p: p.plan_hash,
     ],
@@ -75,6 +94,20 @@ def variants() -> list[Plan]:
         plan.map_batches(lambda b: b, schema=SCHEMA, changes_rows=True).write("out"),
         plan.sort(["a"]).write("out"),
         plan.sort([("a", "descending")]).write("out"),
+        plan.sort(["a"]).sort(["b"]).write("out"),
+        plan.map_batches(lambda b: b, schema=SCHEMA, format="pandas").write("out"),
+        plan.group_by("a").write("out"),
+        plan.group_by("a", partitions=2).write("out"),
+        plan.group_by(["a", "b"]).write("out"),
+        plan.group_by("a", {"n": "count"}).write("out"),
+        plan.group_by("a", {"m": "count"}).write("out"),
+        plan.group_by("a", {"n": ("b", "count")}).write("out"),
+        plan.join(scan(), on="a", how="semi").write("out"),
+        plan.join(scan(), on="a", how="anti").write("out"),
+        plan.join(scan(), on="a", how="semi", partitions=2).write("out"),
+        plan.join(scan(), on="b", how="semi").write("out"),
+        plan.join(scan().filter(pc.field("a") > 1), on="a", how="semi").write("out"),
+        plan.join(Plan.scan(table(DATA.slice(1))), on="a", how="semi").write("out"),
         plan.write("out", partition_by="b"),
         plan.write("out", rejects_max=1),
         plan.write("out", schema=Contract(SCHEMA, {"a": Check(minimum=0)})),
@@ -93,17 +126,26 @@ def test_equal_plans_have_equal_hashes_wherever_they_write() -> None:
     assert scan().write("out").plan_hash == scan().write("elsewhere").plan_hash
 
 
-def test_tasks_are_named_by_plan_and_split() -> None:
-    plan = Plan.scan(table(DATA, split_rows=1)).write("out")
-    names = [plan.task_id(split) for split in plan.splits] + [plan.task_id(None)]
-    assert len(set(names)) == 4
+def task_ids(plan: Plan) -> list[str]:
+    return [
+        stage.task_id(plan.plan_hash, number)
+        for stage in cut_stages(plan)
+        for number in range(stage.tasks)
+    ]
+
+
+def test_tasks_are_named_by_plan_stage_and_split_or_partition() -> None:
+    plan = Plan.scan(table(DATA, split_rows=1)).group_by("a", partitions=2).sort(["a"])
+    names = task_ids(plan.write("out"))
+    assert len(set(names)) == len(names) == 3 + 2 + 1
+    assert set(names).isdisjoint(task_ids(plan.write("out", rejects_max=1)))
 
 
 def test_two_equal_files_are_two_inputs(tmp_path: Path) -> None:
     for name in ("one.csv", "two.csv"):
         (tmp_path / name).write_text("a,b\n1,x\n")
     plan = Plan.scan(csv(tmp_path / "*.csv", SCHEMA)).write(tmp_path / "out")
-    assert len({plan.task_id(split) for split in plan.splits}) == 2
+    assert len(set(task_ids(plan))) == 2
 
 
 def test_a_copied_or_touched_file_is_the_same_input(tmp_path: Path) -> None:

@@ -1,0 +1,37 @@
+"""How far a run is: what `mlsched_pipelines.run` tells after every task."""
+
+from __future__ import annotations
+
+from msgspec import Struct
+
+
+class Progress(Struct, frozen=True):
+    """How far a run is, over all of its stages."""
+
+    stage: str
+    """What the task that ended last belongs to: ``scan``, ``group_by``, ``join`` or ``sort``."""
+    tasks_done: int
+    tasks: int
+    rows_in: int
+    """Rows read so far."""
+    rows_out: int
+    """Rows that the stages so far have staged for what follows them."""
+    bytes_done: int
+    """Input of the tasks that have ended, those of an earlier try among them."""
+    bytes_total: int
+    """Input of all tasks; what later stages will read is known once the stage before has ended."""
+    bytes_here: int
+    """Input of the tasks that ended in this try: what the speed is measured by."""
+    wall_s: float
+
+    @property
+    def bytes_per_s(self) -> float:
+        """Input worked through a second in this try; 0 before the first task has ended."""
+        return self.bytes_here / self.wall_s if self.wall_s > 0 else 0.0
+
+    @property
+    def eta_s(self) -> float | None:
+        """Seconds to go at this speed; None before it is known."""
+        if not self.bytes_per_s:
+            return None
+        return max(0, self.bytes_total - self.bytes_done) / self.bytes_per_s

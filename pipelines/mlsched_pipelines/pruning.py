@@ -1,0 +1,85 @@
+"""Row groups of Parquet files that are not read, since no row of theirs can pass a filter.
+
+Arrow compares the condition with the minimum and maximum of each row group. NaN is in no such
+statistics, so a condition over floats is used only if it is made of comparisons that NaN fails.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from itertools import groupby
+
+import msgspec
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.dataset as pads
+
+from mlsched.errors import SchemaMismatchError
+from mlsched_pipelines.expressions import evaluate
+from mlsched_pipelines.inputs import open_input
+from mlsched_pipelines.splits import Pruned, Split
+
+_COMPARISON = r"\(*\w+ (?:<|>|<=|>=|==) -?[\d.e+-]+\)*"
+_NAN_FAILS = re.compile(rf"{_COMPARISON}(?: (?:and|or) {_COMPARISON})*")
+
+
+def prune_row_groups(
+    schema: pa.Schema, splits: Sequence[Split], condition: pc.Expression
+) -> tuple[tuple[Split, ...], Pruned]:
+    """The splits of Parquet files without the row groups that cannot pass a condition.
+
+    Cost: the footer of each file is read once more.
+    """
+    if not _is_safe(schema, condition):
+        return tuple(splits), Pruned()
+    kept: list[Split] = []
+    total = Pruned()
+    for path, of_file in groupby(splits, key=lambda split: split.pin.path):
+        fragment = pads.ParquetFileFormat().make_fragment(open_input(path))
+        passing = {
+            group.id
+            for part in fragment.split_by_row_group(condition, schema=schema)
+            for group in part.row_groups
+        }
+        groups = fragment.row_groups
+        for split in of_file:
+            parts = _parts(split, passing, groups)
+            kept += parts
+            total += _lost(split, parts, groups)
+    return tuple(kept), total
+
+
+def _parts(split: Split, passing: set[int], groups: Sequence[pads.RowGroupInfo]) -> list[Split]:
+    """Runs of neighbouring row groups of a split that may pass."""
+    numbers = [number for number in range(split.start, split.stop) if number in passing]
+    if len(numbers) == split.stop - split.start:
+        return [split]
+    runs = groupby(enumerate(numbers), key=lambda pair: pair[1] - pair[0])
+    ranges = [[number for _, number in run] for _, run in runs]
+    return [
+        msgspec.structs.replace(
+            split,
+            start=run[0],
+            stop=run[-1] + 1,
+            size_bytes=sum(groups[number].total_byte_size for number in run),
+        )
+        for run in ranges
+    ]
+
+
+def _lost(split: Split, parts: list[Split], groups: Sequence[pads.RowGroupInfo]) -> Pruned:
+    kept = {number for part in parts for number in range(part.start, part.stop)}
+    lost = [groups[at] for at in range(split.start, split.stop) if at not in kept]
+    rows = sum(group.num_rows for group in lost)
+    return Pruned(int(not parts), rows, split.size_bytes - sum(part.size_bytes for part in parts))
+
+
+def _is_safe(schema: pa.Schema, condition: pc.Expression) -> bool:
+    """Whether statistics tell the truth about the rows that pass."""
+    plain = pa.schema([field for field in schema if not pa.types.is_floating(field.type)])
+    try:
+        evaluate(pa.RecordBatch.from_pylist([], schema=plain), (("condition", condition),))
+    except SchemaMismatchError:
+        return _NAN_FAILS.fullmatch(str(condition)) is not None
+    return True
