@@ -15,12 +15,13 @@ from __future__ import annotations
 from mlsched_pipelines.datasets import Dataset, open_dataset
 from mlsched_pipelines.engines import Call, Engine, Outcome
 from mlsched_pipelines.engines.local import LocalEngine
+from mlsched_pipelines.explains import Explanation, explain
 from mlsched_pipelines.feed import Batch, Feed, FeedState
 from mlsched_pipelines.plans import Plan
 from mlsched_pipelines.progress import Progress
 from mlsched_pipelines.runs import RunReport, run
 from mlsched_pipelines.schema import Check, Contract
-from mlsched_pipelines.sources import Source, arrow, csv, parquet, table
+from mlsched_pipelines.sources import Source, arrow, csv, from_pandas, parquet, table
 from mlsched_pipelines.stores.commits import collect_orphans
 
 __all__ = [
@@ -30,6 +31,7 @@ __all__ = [
     "Contract",
     "Dataset",
     "Engine",
+    "Explanation",
     "Feed",
     "FeedState",
     "LocalEngine",
@@ -41,6 +43,8 @@ __all__ = [
     "arrow",
     "collect_orphans",
     "csv",
+    "explain",
+    "from_pandas",
     "open_dataset",
     "parquet",
     "run",

@@ -9,7 +9,6 @@ from __future__ import annotations
 import csv as text_csv
 from collections.abc import Iterator
 from io import RawIOBase
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -19,6 +18,7 @@ from msgspec import Struct
 from pyarrow import csv as pa_csv
 
 from mlsched.errors import PipelineError
+from mlsched_pipelines.inputs import open_binary
 from mlsched_pipelines.rows import Block, RowLedger, Rows
 from mlsched_pipelines.schema import Contract, shorten, unknown_field
 from mlsched_pipelines.splits import (
@@ -84,7 +84,7 @@ class CsvSource(Struct, frozen=True):
             return "skip"
 
         seen = 0
-        with Path(split.pin.path).open("rb") as file:
+        with open_binary(split.pin.path) as file:
             for batch in self._batches(_FileRange(file, split), names, skip):
                 bad = {row.number - 1 for row in invalid}
                 rows = _number_rows(seen, batch.num_rows, bad)
@@ -173,7 +173,7 @@ class _FileRange(RawIOBase):
 
 def _read_header(path: str, delimiter: str) -> tuple[list[str], int]:
     """Names of the header line, and where the first row begins."""
-    with Path(path).open("rb") as file:
+    with open_binary(path) as file:
         line = file.readline(HEADER_BYTES_MAX)
         first = file.tell()
     try:

@@ -2,22 +2,31 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Iterator, Sequence
 from hashlib import blake2b
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import msgspec
 import pyarrow as pa
 from msgspec import Struct
 
 from mlsched.errors import NotFoundError, PipelineError
-from mlsched_pipelines.manifests import FileRecord, RunRecord
+from mlsched_pipelines.frames import import_pandas
+from mlsched_pipelines.manifests import FileRecord, Manifest, RunRecord, encode, encode_schema
 from mlsched_pipelines.rows import REJECTS_SCHEMA
 from mlsched_pipelines.schema import unknown_field
 from mlsched_pipelines.stores import Store, open_store
-from mlsched_pipelines.stores.commits import read_manifest
+from mlsched_pipelines.stores.commits import manifest_path, read_manifest
+from mlsched_pipelines.stores.files import full_disk_explained
 from mlsched_pipelines.stores.local import LocalStore
 from mlsched_pipelines.stores.shards import check_content, check_size, read_shard
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+COPY_BYTES = 8 << 20
 
 
 class Dataset(Struct, frozen=True):
@@ -92,6 +101,28 @@ class Dataset(Struct, frozen=True):
         )
         return pa.Table.from_batches(self.batches(columns), schema)
 
+    def to_pandas(self, columns: Sequence[str] | None = None) -> pd.DataFrame:
+        """All rows as a DataFrame of pandas; everything is copied into memory.
+
+        Raises:
+            ConfigError: pandas is not installed.
+        """
+        import_pandas()
+        frame: pd.DataFrame = self.to_table(columns).to_pandas()
+        return frame
+
+    def fetch(self, folder: str | Path) -> Dataset:
+        """This version in a folder of this machine, for a feed or for much reading.
+
+        Shards that are there already are not brought again, so that a broken-off copy goes on. The
+        folder holds this version alone, and is a dataset like any other.
+
+        Raises:
+            PipelineError: a shard does not have its checksum.
+            StoreFullError: the disk is full.
+        """
+        return fetch_dataset(self, LocalStore(folder))
+
     def rejects(self) -> pa.Table:
         """The rows that the runs set aside: file, row (from 1), field, expected, found, raw."""
         tables = [read_shard(self.store, file) for run in self.runs for file in run.rejects]
@@ -106,6 +137,32 @@ class Dataset(Struct, frozen=True):
         """
         for file in self.files:
             check_content(self.store, file)
+
+
+def fetch_dataset(dataset: Dataset, target: LocalStore) -> Dataset:
+    """Copy the shards of a version, then its manifest: see `Dataset.fetch`."""
+    rejects = [file for run in dataset.runs for file in run.rejects]
+    with full_disk_explained(target.url):
+        for file in (*dataset.files, *rejects):
+            if _has(target, file):
+                continue
+            temporary = target.scratch(file.path.rpartition("/")[0])
+            with dataset.store.open(file.path) as source, temporary.open("wb") as sink:
+                shutil.copyfileobj(source, sink, COPY_BYTES)
+            target.put_file(temporary, file.path)
+            check_content(target, file)
+        schema = encode_schema(dataset.schema)
+        manifest = Manifest(dataset.version, schema, dataset.files, dataset.runs)
+        target.put_new(manifest_path(dataset.version), encode(manifest))
+    return open_dataset(target.root, version=dataset.version)
+
+
+def _has(store: Store, file: FileRecord) -> bool:
+    try:
+        check_content(store, file)
+    except PipelineError:
+        return False
+    return True
 
 
 def open_dataset(path: str | Path, *, version: int | None = None) -> Dataset:

@@ -109,7 +109,7 @@ def _read_part(store: Store, file: ExchangeFile, number: int) -> pa.Table:
 def _damaged(store: Store, file: ExchangeFile, why: str) -> PipelineError:
     return PipelineError(
         f"The intermediate file {store.url}/{file.path} is missing or damaged: {why}.",
-        f"Remove the folder {file.path.rpartition('/')[0]} of the dataset and run again.",
+        "Run again: what is missing is made again.",
     )
 
 

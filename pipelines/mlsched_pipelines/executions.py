@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from pathlib import PurePosixPath
 from typing import Any
 
 from msgspec import Struct
@@ -25,7 +24,7 @@ from mlsched_pipelines.schema import check_row_count
 from mlsched_pipelines.stages import Stage, cut_stages
 from mlsched_pipelines.stores import Store
 from mlsched_pipelines.stores.shards import read_shard
-from mlsched_pipelines.tasks import Work, read_marker, run_task
+from mlsched_pipelines.tasks import Work, marker_path, read_marker, run_task
 
 Listener = Callable[[Progress], None]
 
@@ -67,7 +66,7 @@ class Execution:
         self._plan_hash, self._target = plan.plan_hash, plan.writes()
         self._store, self._folder, self._engine = store, folder, engine
         self._budget_bytes, self._listener = budget_bytes, listener
-        self._found = _markers(store, folder)
+        self._found = {entry.path: entry.size_bytes for entry in store.list_files(folder)}
         self._meter = _Meter(self.stages)
 
     def run(self) -> None:
@@ -123,9 +122,13 @@ class Execution:
         )
 
     def _resume(self, task_id: str) -> TaskRecord | None:
-        if task_id not in self._found:
-            return None
-        return read_marker(self._store, self._folder, task_id)
+        """What a try before left of a task. A marker whose files are gone is of no use."""
+        path = marker_path(self._folder, task_id)
+        record = read_marker(self._store, self._folder, task_id) if path in self._found else None
+        if record is None or all(self._found.get(name) == size for name, size in _files(record)):
+            return record
+        self._store.delete([path])
+        return None
 
     def _tasks(self, work: Work, done: dict[int, TaskRecord]) -> list[Task]:
         stage, sides = work.stage, [records for records, _ in work.sides]
@@ -159,9 +162,11 @@ class Execution:
             _drain(self._engine, tasks)
 
 
-def _markers(store: Store, folder: str) -> frozenset[str]:
-    names = (PurePosixPath(entry.path) for entry in store.list_files(folder))
-    return frozenset(name.stem for name in names if name.suffix == ".done")
+def _files(record: TaskRecord) -> Iterator[tuple[str, int]]:
+    """Every file that a task left, with its size."""
+    for file in (*record.files, record.rejects, record.exchange):
+        if file is not None:
+            yield file.path, file.size_bytes
 
 
 def _outcomes(engine: Engine, tasks: Sequence[Task], budget_bytes: int) -> Iterator[Outcome]:

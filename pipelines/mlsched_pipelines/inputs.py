@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from fnmatch import fnmatchcase
+from io import BufferedReader, RawIOBase
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 import pyarrow as pa
 
@@ -16,6 +17,9 @@ if TYPE_CHECKING:
     from mlsched_pipelines.stores.s3 import S3Store
 
 Paths = str | Path | Sequence[str | Path]
+
+BUFFER_BYTES = 1 << 20
+"""Bytes of one request where lines of an object are read."""
 
 _MARKS = "*?["
 
@@ -55,6 +59,43 @@ def open_input(address: str) -> pa.NativeFile:
         raise NotFoundError(f"There is no input file {address}.") from None
     except (pa.ArrowInvalid, OSError) as error:
         raise PipelineError(f"The input file {address} cannot be read: {error}.") from error
+
+
+def open_binary(address: str) -> BinaryIO:
+    """An input file for reading lines and bytes.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+    """
+    if not is_object(address):
+        return Path(address).open("rb")
+    store, key = open_object(address)
+    return BufferedReader(_Raw(store.open(key)), BUFFER_BYTES)
+
+
+class _Raw(RawIOBase):
+    """A file of Arrow as one of Python, which can be buffered and read by lines."""
+
+    def __init__(self, file: pa.NativeFile) -> None:
+        self._file = file
+
+    def readable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return True
+
+    def seek(self, offset: int, whence: int = 0, /) -> int:
+        self._file.seek(offset, whence)
+        return self.tell()
+
+    def tell(self) -> int:
+        return int(self._file.tell())
+
+    def readinto(self, buffer: Any, /) -> int:
+        data = self._file.read(len(buffer))
+        buffer[: len(data)] = data
+        return len(data)
 
 
 def expand(paths: Paths) -> tuple[str, ...]:

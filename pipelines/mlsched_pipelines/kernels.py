@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
@@ -11,12 +10,13 @@ import pyarrow as pa
 
 from mlsched.errors import SchemaMismatchError
 from mlsched_pipelines.expressions import evaluate
+from mlsched_pipelines.frames import import_pandas, is_frame
 from mlsched_pipelines.joins import join_rows
 from mlsched_pipelines.rows import NO_ROW, Block, RowLedger
 from mlsched_pipelines.schema import conform
 from mlsched_pipelines.steps import Filter, Join, MapBatches, Narrow, Project
 
-BLOCK_ROWS = 64 << 10
+BLOCK_ROWS = 128 << 10
 """Rows of the blocks that go from step to step, where a step chooses."""
 
 
@@ -98,13 +98,16 @@ def as_blocks(table: pa.Table, rows: np.ndarray[Any, Any] | None = None) -> Iter
 
 def _filter(block: Block, step: Filter, ledger: RowLedger) -> Block:
     flags = evaluate(block.batch, (("kept", step.condition),)).column(0).fill_null(False)
-    kept = np.asarray(flags.to_numpy(zero_copy_only=False), dtype=np.bool_)
-    ledger.filtered += int(len(kept) - kept.sum())
-    return Block(block.batch.filter(flags), block.rows[kept])
+    batch = block.batch.filter(flags)
+    ledger.filtered += len(block.rows) - batch.num_rows
+    return Block(batch, pa.array(block.rows).filter(flags).to_numpy())
 
 
 def _map(block: Block, step: MapBatches, ledger: RowLedger) -> Block:
-    given = block.batch if step.format == "arrow" else block.batch.to_pandas()
+    given = block.batch
+    if step.format == "pandas":
+        import_pandas()
+        given = block.batch.to_pandas()
     made = conform(
         step.contract, _as_batch(step.function(given), step), f"{ledger.file} (map_batches)"
     )
@@ -152,9 +155,3 @@ def _as_array(name: str, values: Any, step: MapBatches) -> pa.Array:
         made = pa.FixedSizeListArray.from_arrays(flat, values.shape[1])
         return made.cast(wanted) if wanted is not None and made.type != wanted else made
     return pa.array(values, wanted)
-
-
-def is_frame(value: Any) -> bool:
-    """Whether a value is a pandas DataFrame, without importing pandas where nobody did."""
-    pandas = sys.modules.get("pandas")
-    return pandas is not None and isinstance(value, pandas.DataFrame)

@@ -12,8 +12,12 @@ from mlsched_pipelines.exchanges import part_bytes
 from mlsched_pipelines.manifests import TaskRecord
 from mlsched_pipelines.stages import Stage
 
-TASK_MEMORY_FACTOR = 3
-"""A task's rows, what a step makes of them, and what is being written or hashed."""
+MEMORY_FACTORS = {"scan": 3, "sort": 3, "join": 4, "group_by": 6}
+"""What the tasks of a stage take, in multiples of the rows that they read: the rows themselves, what
+is made of them, and hash tables. Measured over eight million rows, see docs/performance.md."""
+
+SIDE_MEMORY_FACTOR = 8
+"""The same for the other side of a broadcast join, of which mostly keys are hashed."""
 
 BUDGET_SHARE = 0.6
 """Of the machine's memory, or of the limit of its cgroup, where nobody names a budget."""
@@ -28,12 +32,13 @@ def task_memory_bytes(
     sides: Sequence[Sequence[TaskRecord]],
 ) -> int:
     """An estimate of what one task takes: so many times its input, and the sides of its joins."""
+    factor = MEMORY_FACTORS[stage.name]
     size = (
         stage.splits[number].size_bytes
         if stage.source is not None
         else sum(part_bytes(records, number) for records in inputs)
     )
-    return TASK_MEMORY_FACTOR * (size + sum(part_bytes(records, 0) for records in sides))
+    return factor * size + SIDE_MEMORY_FACTOR * sum(part_bytes(records, 0) for records in sides)
 
 
 def check_task_fits(stage: Stage, what: str, needed_bytes: int, budget_bytes: int) -> None:

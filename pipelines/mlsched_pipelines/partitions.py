@@ -13,16 +13,18 @@ import pyarrow.compute as pc
 from mlsched_pipelines.aggregates import canonical
 
 Words = npt.NDArray[np.uint64]
+Numbers = npt.NDArray[np.uint16]
+"""Of partitions; numpy sorts 16 bits by radix, ten times as fast as 64."""
+
+PARTITIONS_MAX = 1 << 16
 
 _NULL = np.uint64(0x9E3779B97F4A7C15)
 _MIX = (np.uint64(0xBF58476D1CE4E5B9), np.uint64(0x94D049BB133111EB))
 """Source: Steele, Lea, Flood: Fast splittable pseudorandom number generators (SplitMix64)."""
 
 
-def assign_partitions(
-    table: pa.Table, keys: Sequence[str], partitions: int
-) -> npt.NDArray[np.int64]:
-    """The partition of each row, 0 to ``partitions`` - 1.
+def assign_partitions(table: pa.Table, keys: Sequence[str], partitions: int) -> Numbers:
+    """The partition of each row, 0 to ``partitions`` - 1; at most `PARTITIONS_MAX`.
 
     Equal keys get equal partitions, also across tables whose keys have other names. Cost: some
     nanoseconds a row for numbers; for text about a microsecond a distinct value.
@@ -30,7 +32,7 @@ def assign_partitions(
     mixed = np.zeros(table.num_rows, np.uint64)
     for key in keys:
         mixed = _mix(mixed ^ _mix(_words(canonical(table.column(key)))))
-    return (mixed % np.uint64(partitions)).astype(np.int64)
+    return (mixed % np.uint64(partitions)).astype(np.uint16)
 
 
 def _words(column: pa.ChunkedArray) -> Words:

@@ -28,6 +28,7 @@ from mlsched_pipelines.aggregates import AggregateLike, check_group_by, read_agg
 from mlsched_pipelines.expressions import evaluate
 from mlsched_pipelines.fingerprints import fingerprint
 from mlsched_pipelines.joins import Keys, added_columns, check_join, joined_schema, read_keys
+from mlsched_pipelines.partitions import PARTITIONS_MAX
 from mlsched_pipelines.schema import Contract, as_contract, unknown_field
 from mlsched_pipelines.sources import Source
 from mlsched_pipelines.splits import Pruned, Split
@@ -52,7 +53,7 @@ SORT_MEMORY_MAX_BYTES = 2 << 30
 BATCH_BYTES = 8 << 20
 SHARD_BYTES_MAX = 256 << 20
 
-PARTITION_BYTES = 64 << 20
+PARTITION_BYTES = 32 << 20
 """Input of one task of a group-by or hash join, where nobody says how many there are to be."""
 
 BROADCAST_BYTES_MAX = 32 << 20
@@ -159,7 +160,7 @@ class Plan(Struct, frozen=True):
                 keep the rows that have, or have not, a match, and add no columns.
             broadcast: Give all of ``right`` to every task: for a small side. By default where its
                 input is at most 32 MiB. Else both sides are spread by the hash of their keys.
-            partitions: Tasks of a hash join; by default one for each 64 MiB of input.
+            partitions: Tasks of a hash join; by default one for each 32 MiB of input.
             suffix: Added to the names of columns of ``right`` that this plan has too.
 
         Raises:
@@ -192,7 +193,7 @@ class Plan(Struct, frozen=True):
             keys: Names of columns; none gives one row over all. Nulls are a group like any value.
             aggregates: Output columns: ``"count"`` of the rows, or a field and one of count (its
                 values that are not null), sum, mean, min, max, any, all. None: distinct keys.
-            partitions: Tasks that share the groups; by default one for each 64 MiB of input.
+            partitions: Tasks that share the groups; by default one for each 32 MiB of input.
 
         Raises:
             SchemaMismatchError: a field is missing, or has no such aggregate.
@@ -312,7 +313,7 @@ class Plan(Struct, frozen=True):
 
 def _partitions(asked: int | None, size_bytes: int, what: str) -> int:
     if asked is None:
-        return max(1, -(-size_bytes // PARTITION_BYTES))
-    if asked < 1:
-        raise PipelineError(f"{what}: expected at least one partition, found {asked}.")
+        return min(max(1, -(-size_bytes // PARTITION_BYTES)), PARTITIONS_MAX)
+    if not 1 <= asked <= PARTITIONS_MAX:
+        raise PipelineError(f"{what}: expected 1 to {PARTITIONS_MAX} partitions, found {asked}.")
     return asked

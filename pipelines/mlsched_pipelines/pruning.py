@@ -14,6 +14,7 @@ import msgspec
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.dataset as pads
+import pyarrow.parquet as pq
 
 from mlsched.errors import SchemaMismatchError
 from mlsched_pipelines.expressions import evaluate
@@ -22,6 +23,17 @@ from mlsched_pipelines.splits import Pruned, Split
 
 _COMPARISON = r"\(*\w+ (?:<|>|<=|>=|==) -?[\d.e+-]+\)*"
 _NAN_FAILS = re.compile(rf"{_COMPARISON}(?: (?:and|or) {_COMPARISON})*")
+
+
+def row_group_sizes(metadata: pq.FileMetaData, columns: Sequence[str]) -> list[int]:
+    """Bytes of some columns in each row group, before compression."""
+    wanted = set(columns)
+    paths = [metadata.schema.column(at).path for at in range(metadata.num_columns)]
+    read = [at for at, path in enumerate(paths) if path.partition(".")[0] in wanted]
+    return [
+        sum(metadata.row_group(group).column(at).total_uncompressed_size for at in read)
+        for group in range(metadata.num_row_groups)
+    ]
 
 
 def prune_row_groups(
@@ -37,20 +49,18 @@ def prune_row_groups(
     total = Pruned()
     for path, of_file in groupby(splits, key=lambda split: split.pin.path):
         fragment = pads.ParquetFileFormat().make_fragment(open_input(path))
-        passing = {
-            group.id
-            for part in fragment.split_by_row_group(condition, schema=schema)
-            for group in part.row_groups
-        }
-        groups = fragment.row_groups
+        fragments = fragment.split_by_row_group(condition, schema=schema)
+        passing = {group.id for part in fragments for group in part.row_groups}
+        sizes = row_group_sizes(fragment.metadata, schema.names)
+        rows = [group.num_rows for group in fragment.row_groups]
         for split in of_file:
-            parts = _parts(split, passing, groups)
+            parts = _parts(split, passing, sizes)
             kept += parts
-            total += _lost(split, parts, groups)
+            total += _lost(split, parts, rows)
     return tuple(kept), total
 
 
-def _parts(split: Split, passing: set[int], groups: Sequence[pads.RowGroupInfo]) -> list[Split]:
+def _parts(split: Split, passing: set[int], sizes: Sequence[int]) -> list[Split]:
     """Runs of neighbouring row groups of a split that may pass."""
     numbers = [number for number in range(split.start, split.stop) if number in passing]
     if len(numbers) == split.stop - split.start:
@@ -62,17 +72,16 @@ def _parts(split: Split, passing: set[int], groups: Sequence[pads.RowGroupInfo])
             split,
             start=run[0],
             stop=run[-1] + 1,
-            size_bytes=sum(groups[number].total_byte_size for number in run),
+            size_bytes=sum(sizes[number] for number in run),
         )
         for run in ranges
     ]
 
 
-def _lost(split: Split, parts: list[Split], groups: Sequence[pads.RowGroupInfo]) -> Pruned:
+def _lost(split: Split, parts: list[Split], rows: Sequence[int]) -> Pruned:
     kept = {number for part in parts for number in range(part.start, part.stop)}
-    lost = [groups[at] for at in range(split.start, split.stop) if at not in kept]
-    rows = sum(group.num_rows for group in lost)
-    return Pruned(int(not parts), rows, split.size_bytes - sum(part.size_bytes for part in parts))
+    lost = sum(rows[at] for at in range(split.start, split.stop) if at not in kept)
+    return Pruned(int(not parts), lost, split.size_bytes - sum(part.size_bytes for part in parts))
 
 
 def _is_safe(schema: pa.Schema, condition: pc.Expression) -> bool:

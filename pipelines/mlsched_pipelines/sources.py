@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from hashlib import blake2b
 from itertools import pairwise
-from typing import Protocol, TypeVar, runtime_checkable
+from typing import TYPE_CHECKING, Protocol, TypeVar, runtime_checkable
 
 import numpy as np
 import pyarrow as pa
@@ -18,18 +18,22 @@ import pyarrow.ipc
 import pyarrow.parquet as pq
 from msgspec import Struct
 
-from mlsched.errors import PipelineError
+from mlsched.errors import PipelineError, SchemaMismatchError
 from mlsched_pipelines.csvs import CsvSource
+from mlsched_pipelines.frames import import_pandas
 from mlsched_pipelines.inputs import Paths, expand, open_input
-from mlsched_pipelines.pruning import prune_row_groups
+from mlsched_pipelines.pruning import prune_row_groups, row_group_sizes
 from mlsched_pipelines.rows import Block, RowLedger
 from mlsched_pipelines.schema import Contract, as_contract, check_fields, conform
 from mlsched_pipelines.splits import Fingerprint, Pin, Pruned, Split, check_pin, pin_file
 
+if TYPE_CHECKING:
+    import pandas as pd
+
 SPLIT_BYTES = 32 << 20
 """Input of one task: a task's fixed cost (about 5 ms) vanishes, and its rows fit into memory."""
 
-BATCH_ROWS = 64 << 10
+BATCH_ROWS = 128 << 10
 
 T = TypeVar("T")
 
@@ -79,8 +83,7 @@ class ParquetSource(Struct, frozen=True):
             pin = pin_file(path, self.fingerprint)
             with _opened(path, pq.ParquetFile) as file:
                 check_fields(self.contract, file.schema_arrow, path)
-                groups = file.metadata.num_row_groups
-                sizes = [file.metadata.row_group(group).total_byte_size for group in range(groups)]
+                sizes = row_group_sizes(file.metadata, self.contract.schema.names)
             found.extend(_group(pin, sizes, self.split_bytes, len(found)))
         return tuple(found)
 
@@ -304,3 +307,36 @@ def _digest_table(data: pa.Table) -> str:
     for batch in data.combine_chunks().to_batches():
         digest.update(batch.serialize())
     return digest.hexdigest()
+
+
+def from_pandas(
+    frame: pd.DataFrame, schema: pa.Schema | Contract | None = None, *, split_rows: int = 1 << 20
+) -> TableSource:
+    """A DataFrame as a source; its index is left out, and NaN of pandas becomes null.
+
+    Args:
+        frame: Copied into Arrow now.
+        schema: The fields to take, with their types; by default all, with the types that they have.
+        split_rows: Rows of one task.
+
+    Raises:
+        ConfigError: pandas is not installed.
+        SchemaMismatchError: a column is missing, or its values are not of its type.
+    """
+    import_pandas()
+    wanted = as_contract(schema).schema if schema is not None else None
+    try:
+        data = pa.Table.from_pandas(frame, wanted, preserve_index=False)
+    except (pa.ArrowInvalid, pa.ArrowTypeError, KeyError) as error:
+        raise SchemaMismatchError(f"The DataFrame does not fit: {error}.") from error
+    return table(data.replace_schema_metadata(None), schema, split_rows=split_rows)
+
+
+def describe_source(source: Source, splits: Sequence[Split]) -> str:
+    """A source in a few words: its kind and where its files lie."""
+    kind = type(source).__name__.removesuffix("Source").lower()
+    paths = list(dict.fromkeys(split.pin.path for split in splits))
+    if not paths:
+        return f"{kind}: nothing"
+    more = f" and {len(paths) - 1} more" if len(paths) > 1 else ""
+    return f"{kind}: {paths[0]}{more}"

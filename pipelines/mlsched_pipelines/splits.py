@@ -14,6 +14,7 @@ from typing import Literal
 from msgspec import Struct
 
 from mlsched.errors import NotFoundError, PipelineError
+from mlsched_pipelines.inputs import is_object, open_binary, open_object
 
 Fingerprint = Literal["content", "stat"]
 """``content`` hashes every byte (about 1 GB/s a core): a file that was copied or touched is still
@@ -72,6 +73,8 @@ def pin_file(path: str | Path, fingerprint: Fingerprint) -> Pin:
         NotFoundError: there is no such file.
         PipelineError: it cannot be read, or it changed while it was read.
     """
+    if is_object(str(path)):
+        return _pin_object(str(path))
     full = Path(path).absolute()
     try:
         before = full.stat()
@@ -93,12 +96,29 @@ def check_pin(pin: Pin) -> None:
     Raises:
         PipelineError: it was changed, replaced or removed since.
     """
+    if is_object(pin.path):
+        try:
+            now_object = _pin_object(pin.path)
+        except NotFoundError:
+            raise _changed(pin) from None
+        if now_object != pin:
+            raise _changed(pin)
+        return
     try:
         now = Path(pin.path).stat()
     except OSError:
         raise _changed(pin) from None
     if (now.st_size, now.st_mtime_ns) != (pin.size_bytes, pin.mtime_ns):
         raise _changed(pin)
+
+
+def _pin_object(address: str) -> Pin:
+    store, key = open_object(address)
+    try:
+        size_bytes, tag = store.version(key)
+    except FileNotFoundError:
+        raise NotFoundError(f"There is no input file {address}.") from None
+    return Pin(address, size_bytes, 0, blake2b(tag.encode(), digest_size=16).hexdigest())
 
 
 def _changed(pin: Pin) -> PipelineError:
@@ -128,7 +148,7 @@ def cut_lines(path: str, first: int, split_bytes: int) -> list[tuple[int, int]]:
     Cost: one seek and one line read for each range.
     """
     ranges: list[tuple[int, int]] = []
-    with Path(path).open("rb") as file:
+    with open_binary(path) as file:
         end = file.seek(0, os.SEEK_END)
         start = first
         while start < end:
@@ -143,7 +163,7 @@ def cut_lines(path: str, first: int, split_bytes: int) -> list[tuple[int, int]]:
 def count_lines(path: str, start: int, stop: int) -> int:
     """Line ends in a byte range of a file; only asked when a row is to be named in an error."""
     lines = 0
-    with Path(path).open("rb") as file:
+    with open_binary(path) as file:
         file.seek(start)
         while start < stop and (data := file.read(min(READ_BYTES, stop - start))):
             lines += data.count(b"\n")

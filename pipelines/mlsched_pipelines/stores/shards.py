@@ -14,6 +14,7 @@ import math
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import lru_cache
 from hashlib import blake2b
 from io import RawIOBase
 from pathlib import Path
@@ -165,6 +166,7 @@ class _HashedFile(RawIOBase):
         super().close()
 
 
+@lru_cache(64)
 def _measure_pads(schema: pa.Schema) -> tuple[int, dict[int, int]]:
     """Size of the file's header, and by position (modulo 64) the pad that aligns the next body."""
     empty = pa.RecordBatch.from_pylist([], schema=schema)
