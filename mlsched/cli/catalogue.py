@@ -36,6 +36,9 @@ COMMANDS: dict[str, Entry] = {
         "mlsched.cli.convert:convert", "Print a batch script as an MLJob document.", RUN
     ),
     "cron": Entry("mlsched.cli.cron:COMMANDS", "Jobs on a schedule: apply, ls, tick.", RUN),
+    "pipeline": Entry(
+        "mlsched.cli.pipeline:COMMANDS", "Pipelines: run, plan, ls, show, retry.", RUN
+    ),
     "ls": Entry("mlsched.cli.ls:ls", "List jobs: active ones first, with the reason.", LOOK),
     "show": Entry("mlsched.cli.show:show", "Show everything about a job.", LOOK),
     "why": Entry("mlsched.cli.why:why", "Tell why a job is where it is.", LOOK),

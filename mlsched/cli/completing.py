@@ -12,6 +12,7 @@ if TYPE_CHECKING:
 
 NAMES_MAX = 500
 _FILE = "job-names"
+_RECORDS_READ_MAX = 50
 
 
 def remember(session: Session, names: Iterable[str]) -> None:
@@ -45,3 +46,18 @@ def complete_job(incomplete: str) -> list[str]:
 
     names = read_names(Paths.from_environment().cache_dir / _FILE)
     return [name for name in names if name and name.startswith(incomplete)]
+
+
+def complete_pipeline_run(incomplete: str) -> list[str]:
+    """Pipelines with newest runs, and ids of runs, that begin so; never an error."""
+    from mlsched.api.pipelines.records import PipelineRuns
+    from mlsched.config import Paths
+    from mlsched.errors import MlschedError
+
+    runs = PipelineRuns.of_user(Paths.from_environment())
+    try:
+        pipelines = [run.pipeline for run in runs.read_newest(_RECORDS_READ_MAX)]
+        found = [*dict.fromkeys(pipelines), *runs.list_ids()]
+    except MlschedError:
+        return []
+    return [one for one in found if one and one.startswith(incomplete)]

@@ -17,7 +17,7 @@ EXIT_CODES = (
     (102, "there is no such job"),
     (103, "the job was cancelled"),
     (104, "the service cannot be reached or started"),
-    (130, "Ctrl-C: this command left, the job goes on"),
+    (130, "Ctrl-C: this command left; a job goes on, a pipeline run stops"),
 )
 
 _EXIT_TEXT = """

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from mlsched.cli.completing import complete_job
+from mlsched.cli.completing import complete_job, complete_pipeline_run
 
 JobArgument = Annotated[
     str,
@@ -20,4 +20,44 @@ JobsArgument = Annotated[
 ]
 GraceOption = Annotated[
     str, typer.Option("--grace", metavar="TIME", help="Time from SIGTERM to SIGKILL, such as 2m.")
+]
+
+PipelineArgument = Annotated[
+    str,
+    typer.Argument(
+        metavar="FILE.py[:NAME]", help="A Plan, or a function that returns one, in a Python file."
+    ),
+]
+PipelineRunArgument = Annotated[
+    str,
+    typer.Argument(
+        metavar="ID",
+        help="Id, its beginning, or the name of a pipeline: its newest run.",
+        autocompletion=complete_pipeline_run,
+    ),
+]
+IntervalOption = Annotated[
+    str,
+    typer.Option(
+        "--interval", metavar="NAME", help="What the run covers (2026-11-26); replaces its rows."
+    ),
+]
+ParametersOption = Annotated[
+    list[str] | None,
+    typer.Option("--set", metavar="KEY=VALUE", help="A parameter of the function; is recorded."),
+]
+EngineOption = Annotated[
+    str,
+    typer.Option(
+        "--engine", metavar="NAME", help="local, dask, ray, dask://HOST:PORT, ray://HOST:PORT."
+    ),
+]
+WorkersOption = Annotated[
+    int,
+    typer.Option(
+        "--workers", metavar="N", help="Tasks at once; all cores unless given.", show_default=False
+    ),
+]
+EngineMemoryOption = Annotated[
+    str, typer.Option("--memory", metavar="SIZE", help="Most memory that tasks may use: 4GiB.")
 ]
