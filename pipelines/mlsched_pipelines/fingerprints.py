@@ -4,8 +4,9 @@ Pickled bytes do not serve: a function of an importable module is pickled by its
 corrected function would look like the old one. Here a function is its bytecode and constants, its
 defaults, the values that it closes over and the globals that it names, functions among them again.
 Classes of the user count with all that they and their bases say, objects by class and state.
-Modules count by name and version, whatever of them is used. Line numbers and comments do not
-count; another Python version does, since its bytecode differs: then the run is made again.
+Modules of the user count with their whole source, installed ones by name and version, whatever of
+them is used. Line numbers and comments do not count in functions; another Python version does,
+since its bytecode differs: then the run is made again.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ import sysconfig
 import types
 from collections.abc import Callable
 from hashlib import blake2b
+from pathlib import Path
 from typing import Any
 
 import cloudpickle
@@ -132,7 +134,11 @@ def _is_own(kind: type) -> bool:
     file = getattr(sys.modules.get(kind.__module__), "__file__", None)
     if kind.__module__ == "__main__":
         return True
-    return file is not None and not any(place in file for place in _INSTALLED)
+    return file is not None and _is_own_file(file)
+
+
+def _is_own_file(file: str) -> bool:
+    return not any(place in file for place in _INSTALLED)
 
 
 def _array_bytes(value: np.ndarray[Any, Any], above: frozenset[int]) -> bytes:
@@ -142,7 +148,14 @@ def _array_bytes(value: np.ndarray[Any, Any], above: frozenset[int]) -> bytes:
 
 
 def _module_bytes(value: types.ModuleType, above: frozenset[int]) -> bytes:
-    return f"module {value.__name__} {getattr(value, '__version__', '')}".encode()
+    name = f"module {value.__name__} {getattr(value, '__version__', '')}".encode()
+    file = getattr(value, "__file__", None)
+    if file is None or not _is_own_file(file):
+        return name
+    try:
+        return name + blake2b(Path(file).read_bytes()).digest()
+    except OSError:
+        return name
 
 
 def _partial_bytes(value: functools.partial[Any], above: frozenset[int]) -> bytes:

@@ -3,25 +3,23 @@
 from __future__ import annotations
 
 import sys
-from types import ModuleType
 from typing import Any
 
 from mlsched.errors import ConfigError
 
 
-def import_pandas() -> ModuleType:
-    """The package pandas.
+def import_pandas() -> None:
+    """Make sure that pandas is there.
 
     Raises:
         ConfigError: it is not installed.
     """
     try:
-        import pandas as pd
+        import pandas as pd  # noqa: F401 - only whether it can be imported
     except ImportError as error:
         raise ConfigError(
             "pandas is not installed.", "Install it: pip install 'mlsched[pandas]'."
         ) from error
-    return pd
 
 
 def is_frame(value: Any) -> bool:

@@ -25,6 +25,7 @@ PROGRAM = """
 import os, signal, sys
 import pyarrow as pa, pyarrow.compute as pc
 from mlsched_pipelines import LocalEngine, Plan, csv, run
+from mlsched_pipelines.stores import s3
 
 calls = 0
 write = os.write
@@ -44,8 +45,13 @@ def mortal(function, die_at):
 def work(source, out, die_at):
     for name in ("fsync", "link", "unlink", "replace", "rename", "mkdir", "write"):
         setattr(os, name, mortal(getattr(os, name), die_at))
+    s3.call = mortal(s3.call, die_at)
     schema = pa.schema([("id", pa.int64()), ("value", pa.float64()), ("kind", pa.string())])
-    plan = Plan.scan(csv(source, schema, split_bytes=8000)).sort([("value", "ascending")])
+    # Each step in a bucket is a request, so that there are fewer tasks.
+    size, count = (16_000, 1) if out.startswith("s3:") else (8000, 2)
+    scan = Plan.scan(csv(source, schema, split_bytes=size))
+    tops = scan.group_by("kind", {"top": ("value", "max")}, partitions=count)
+    plan = scan.join(tops, on="kind", partitions=count).sort([("value", "ascending")])
     with LocalEngine(1 if die_at else 2) as engine:
         run(plan.write(out), engine=engine)
     tell("steps", calls)
@@ -84,7 +90,7 @@ class Runner:
         self._told = os.fdopen(read_end)
         self.steps = 0
 
-    def start(self, source: Path, out: Path, die_at: int = 0) -> int:
+    def start(self, source: Path, out: str | Path, die_at: int = 0) -> int:
         """Begin a run that kills itself at its n-th durable step (0: never); the process id."""
         assert self.process.stdin is not None
         self.process.stdin.write(f"{source}\t{out}\t{die_at}\n")
@@ -126,13 +132,13 @@ def make_runner() -> Iterator[Callable[[], Runner]]:
 
 
 @contextmanager
-def reader(out: Path) -> Iterator[list[object]]:
+def reader(out: str | Path) -> Iterator[list[object]]:
     """Poll a dataset all the while; the list gets every sight that is neither nothing nor all."""
     wrong: list[object] = []
     over = threading.Event()
 
     def poll() -> None:
-        while not over.wait(0.001):
+        while not over.wait(0.05 if str(out).startswith("s3:") else 0.001):
             try:
                 found = open_dataset(out).to_table()
             except NotFoundError:
@@ -150,25 +156,36 @@ def reader(out: Path) -> Iterator[list[object]]:
         thread.join()
 
 
-def check_finished(out: Path) -> None:
+def check_finished(out: str | Path) -> None:
     dataset = open_dataset(out)
     dataset.verify()
     assert dataset.version == 1
-    values = dataset.to_table()["value"].to_pylist()
+    found = dataset.to_table()
+    values = found["value"].to_pylist()
     assert values == sorted(values)
     assert len(values) == ROWS
+    kinds = found["kind"].to_pylist()
+    tops = dict(zip(kinds, values, strict=True))  # the last of each kind: values are sorted
+    assert found["top"].to_pylist() == [tops[kind] for kind in kinds]
+
+
+@pytest.fixture(params=["folder", pytest.param("bucket", marks=pytest.mark.needs_ceph)])
+def place(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    """Where datasets go."""
+    return str(tmp_path) if request.param == "folder" else request.getfixturevalue("s3_url")
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(400)
 def test_a_kill_before_any_durable_step_leaves_nothing_or_all(
-    tmp_path: Path, make_csv: MakeCsv, make_runner: Callable[[], Runner]
+    place: str, make_csv: MakeCsv, make_runner: Callable[[], Runner]
 ) -> None:
     source, runner = make_csv(rows=ROWS), make_runner()
-    runner.start(source, tmp_path / "whole", 10**9)
+    runner.start(source, f"{place}/whole", 10**9)
     assert runner.wait() == 0
-    assert runner.steps > 30
+    assert runner.steps > 50
     for die_at in range(1, runner.steps + 1):
-        out = tmp_path / f"out{die_at}"
+        out = f"{place}/out{die_at}"
         with reader(out) as wrong:
             runner.start(source, out, die_at)
             assert runner.wait() == -signal.SIGKILL

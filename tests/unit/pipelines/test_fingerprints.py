@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import functools
+import importlib
 import subprocess
 import sys
 import types
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -138,3 +140,18 @@ def test_an_object_of_a_script_has_the_same_fingerprint_in_every_process() -> No
         return subprocess.run(command, check=True, capture_output=True, text=True).stdout
 
     assert run(2) == run(2) != run(3)
+
+
+def test_a_module_of_the_user_counts_with_its_source(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.syspath_prepend(str(tmp_path))
+    found = []
+    for factor in (1, 2, 1):
+        (tmp_path / "neighbour.py").write_text(f"def helper(b):\n    return b * {factor}\n")
+        sys.modules.pop("neighbour", None)
+        importlib.invalidate_caches()
+        neighbour = importlib.import_module("neighbour")
+        source = "def f(b):\n    return neighbour.helper(b)\n"
+        found.append(fingerprint(made(source, neighbour=neighbour)))
+    assert found[0] == found[2] != found[1]
