@@ -15,6 +15,7 @@ from hypothesis import HealthCheck, settings
 from xdist.scheduler.loadscope import LoadScopeScheduling
 
 from tests.controlplane import binaries, nodes, ray_clusters
+from tests.storage import ceph
 
 # How long an example takes says more about the machine than about us.
 settings.register_profile(
@@ -30,6 +31,7 @@ GROUPS = (
     "needs_nodes",
     "needs_plugins",
     "needs_ray",
+    "needs_ceph",
     "slow",
 )
 ROOT = Path(__file__).parents[1]
@@ -56,6 +58,8 @@ def _missing(marker: str) -> str | None:
         return kubelet_apis.missing()
     if marker == "needs_ray":
         return ray_clusters.missing()
+    if marker == "needs_ceph":
+        return ceph.missing()
     return nodes.missing() if marker == "needs_nodes" else None
 
 

@@ -9,6 +9,10 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
+from tests.storage.fixtures import bucket, gateway, s3_url, use_s3
+
+__all__ = ["bucket", "gateway", "s3_url", "use_s3"]
+
 SCHEMA = pa.schema(
     [
         pa.field("id", pa.int64(), nullable=False),
