@@ -7,13 +7,19 @@ futures and Ray tasks in their own modules. What every engine keeps is tested by
 - A call submitted once ends once: in exactly one `Outcome`, also when it is cancelled.
 - Outcomes come in any order. An exception in a call is an outcome, never an error of ``wait_any``.
 - ``put_ref`` moves a value to the workers once; each call that names the reference sees that value.
-- ``function`` is importable at module level. References, arguments and results can be pickled.
+- cloudpickle can pickle functions, references, arguments and results. Functions and classes of
+  modules that are not installed go by value, so that workers run the code that the caller has; a
+  module that such code names as a whole (``import helpers``) must be installed where workers are.
 - ``locality`` is advice and may be empty; a call may run on any worker.
 - A call may run twice when a worker is lost: tasks stand that, since their markers are exclusive.
+- A call under which workers die again and again ends with a `PipelineError`; a user's exception is
+  never taken for a lost worker and never tried again.
+- A cluster that is gone gives each open call, and each later one, an `UnreachableError`.
 """
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Sequence
 from types import TracebackType
 from typing import Any, NewType, Protocol, Self, runtime_checkable
@@ -83,3 +89,9 @@ class Engine(Protocol):
         trace: TracebackType | None,
     ) -> None:
         """Close it."""
+
+
+def count_cores() -> int:
+    """Cores that this process may use; macOS does not tell, so all of them there."""
+    tells = getattr(os, "sched_getaffinity", None)
+    return len(tells(0)) if tells is not None else os.cpu_count() or 1

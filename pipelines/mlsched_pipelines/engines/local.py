@@ -6,7 +6,6 @@ without copying anything between processes.
 
 from __future__ import annotations
 
-import os
 import queue
 from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -14,7 +13,7 @@ from types import TracebackType
 from typing import Any, Self
 
 from mlsched.errors import PipelineError
-from mlsched_pipelines.engines import Call, Outcome, Ref
+from mlsched_pipelines.engines import Call, Outcome, Ref, count_cores
 
 
 class LocalEngine:
@@ -25,7 +24,7 @@ class LocalEngine:
     """
 
     def __init__(self, workers: int | None = None) -> None:
-        found = _usable_cores() if workers is None else workers
+        found = count_cores() if workers is None else workers
         if found < 1:
             raise PipelineError(f"LocalEngine: expected at least one worker, found {found}.")
         self.slots = found
@@ -83,12 +82,6 @@ class LocalEngine:
     ) -> None:
         """Close it."""
         self.close()
-
-
-def _usable_cores() -> int:
-    """Cores that this process may use; macOS does not tell, so all of them there."""
-    tells = getattr(os, "sched_getaffinity", None)
-    return len(tells(0)) if tells is not None else os.cpu_count() or 1
 
 
 def _outcome(task_id: str, ended: Future[Any]) -> Outcome:
