@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 
 from mlsched_pipelines.stores import Store, open_store
-from tests.storage.fixtures import bucket, gateway, s3_url, use_s3
+from tests.storage.fixtures import bucket, gateway, impatient, s3_url, use_s3
 
-__all__ = ["bucket", "gateway", "s3_url", "use_s3"]
+__all__ = ["bucket", "gateway", "impatient", "s3_url", "use_s3"]
 
 
 @pytest.fixture(params=["local", pytest.param("s3", marks=pytest.mark.needs_ceph)])
