@@ -22,6 +22,7 @@ from mlsched_pipelines.progress import Progress
 from mlsched_pipelines.runs import RunReport, run
 from mlsched_pipelines.schema import Check, Contract
 from mlsched_pipelines.sources import Source, arrow, csv, from_pandas, parquet, table
+from mlsched_pipelines.starting import start_engine
 from mlsched_pipelines.stores.commits import collect_orphans
 
 __all__ = [
@@ -48,5 +49,6 @@ __all__ = [
     "open_dataset",
     "parquet",
     "run",
+    "start_engine",
     "table",
 ]

@@ -16,7 +16,7 @@ from mlsched.errors import InvariantError, MlschedError, PipelineError
 from mlsched_pipelines.engines import Call, Engine, Outcome
 from mlsched_pipelines.exchanges import part_bytes
 from mlsched_pipelines.manifests import TaskRecord
-from mlsched_pipelines.memory import check_task_fits, task_memory_bytes
+from mlsched_pipelines.memory import Budget, check_task_fits, task_memory_bytes
 from mlsched_pipelines.plans import Plan
 from mlsched_pipelines.progress import Progress
 from mlsched_pipelines.rows import Counts, too_many_rejects
@@ -47,7 +47,7 @@ class Execution:
         store: Where its output goes.
         folder: Where the run stages its files, within the store.
         engine: Where tasks run.
-        budget_bytes: Memory that they may take together, by estimate.
+        budget: Memory that they may take, by estimate.
         listener: Called after every task, in the caller's thread.
     """
 
@@ -57,7 +57,7 @@ class Execution:
         store: Store,
         folder: str,
         engine: Engine,
-        budget_bytes: int,
+        budget: Budget,
         listener: Listener | None,
     ) -> None:
         self.stages = cut_stages(plan)
@@ -65,7 +65,7 @@ class Execution:
         self.resumed = 0
         self._plan_hash, self._target = plan.plan_hash, plan.writes()
         self._store, self._folder, self._engine = store, folder, engine
-        self._budget_bytes, self._listener = budget_bytes, listener
+        self._budget, self._listener = budget, listener
         self._found = {entry.path: entry.size_bytes for entry in store.list_files(folder)}
         self._meter = _Meter(self.stages)
 
@@ -141,7 +141,7 @@ class Execution:
             near = self._engine.locality([path]) if path else ()
             what = path or f"partition {number + 1} of {stage.tasks}"
             needed = task_memory_bytes(stage, number, work.inputs, sides)
-            check_task_fits(stage, what, needed, self._budget_bytes)
+            check_task_fits(stage, what, needed, self._budget.task_bytes)
             call = Call(work.task_id(number), run_task, shared, number, near)
             tasks.append(Task(number, call, needed, what))
         return tasks
@@ -149,7 +149,7 @@ class Execution:
     def _run_tasks(self, stage: Stage, tasks: list[Task], done: dict[int, TaskRecord]) -> None:
         by_id = {task.call.task_id: task for task in tasks}
         try:
-            for outcome in _outcomes(self._engine, tasks, self._budget_bytes):
+            for outcome in _outcomes(self._engine, tasks, self._budget.run_bytes):
                 task = by_id[outcome.task_id]
                 record = _value(outcome, task.what)
                 done[task.number] = record

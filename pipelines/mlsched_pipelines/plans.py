@@ -265,6 +265,11 @@ class Plan(Struct, frozen=True):
         target = Write(address, contract, partition_by, rejects_max, batch_bytes, shard_bytes_max)
         return msgspec.structs.replace(self, target=target)
 
+    def to(self, dataset: str | Path) -> Plan:
+        """The same plan, written to another dataset."""
+        target = msgspec.structs.replace(self.writes(), dataset=open_store(dataset).url)
+        return msgspec.structs.replace(self, target=target)
+
     def identity(self) -> bytes:
         """Bytes that are equal for equal computations, wherever the output goes."""
         digest = blake2b(digest_size=16)

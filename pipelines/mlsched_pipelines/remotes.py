@@ -1,4 +1,4 @@
-"""What the engines of other processes share: pickling, the worker's side, and an agent process.
+"""Engines whose calls run in other processes: what those of Dask and Ray share.
 
 A remote engine keeps no Dask and no Ray in its own process. An agent process holds the client, and
 the cluster too when the engine starts one:
@@ -13,51 +13,32 @@ after any end of the caller, kill -9 too, the keeper leaves no process and no fi
 
 from __future__ import annotations
 
-import copyreg
-import io
 import itertools
-import os
-import pickle
-import sys
-import sysconfig
-import threading
-import traceback
 import weakref
 from collections import deque
 from collections.abc import Callable, Sequence
-from functools import cache
 from hashlib import blake2b
 from importlib import import_module
-from pathlib import Path
 from time import monotonic
-from types import CodeType, FunctionType, ModuleType, TracebackType
+from types import TracebackType
 from typing import Any, Protocol, Self, cast
 
-import cloudpickle
-import msgspec
 from msgspec import Struct
 
 from mlsched.errors import ConfigError, PipelineError, UnreachableError
 from mlsched.units import format_bytes
 from mlsched_pipelines.engines import Call, Outcome, Ref
+from mlsched_pipelines.pickling import pack, unpack
 
 LOSSES_MAX = 3
 """Workers that may die under one call before it is given up."""
-
-SHARED_VALUES_MAX = 4
-"""Shared values that a worker process keeps unpickled; a run has two."""
-
-WORKER_SETTINGS = "MLSCHED_WORKER"
-"""Environment variable that carries `WorkerSettings` to the workers of our own clusters."""
-
-_GUARD_EVERY_S = 0.05
 
 
 class Placer(Protocol):
     """A cluster as an agent sees it; what becomes of its calls is told by reports.
 
-    ``("ended", number, bytes)`` of `perform`; ``("lost", number, workers, why)``;
-    ``("free", number)`` before it when the slot is free already;
+    ``("ended", number, bytes)`` of `mlsched_pipelines.workers.perform`;
+    ``("lost", number, workers, why)``; ``("free", number)`` before it when the slot is free already;
     ``("failed", number, why)`` when the call could not be run; ``("gone", why)`` for the cluster.
     """
 
@@ -72,7 +53,7 @@ class Placer(Protocol):
         """Forget a value."""
 
     def start(self, number: int, ref: int, work: bytes) -> None:
-        """Run `perform` somewhere."""
+        """Run `mlsched_pipelines.workers.perform` somewhere."""
 
     def close(self) -> None:
         """Leave a cluster that is not ours."""
@@ -107,178 +88,6 @@ def import_extra(module: str, extra: str) -> Any:
         ) from error
 
 
-class _Pickler(cloudpickle.Pickler):  # type: ignore[misc]
-    """Pickles functions and classes of modules that are not installed by value.
-
-    Structs cannot be made again from their parts, so these go by reference always.
-    """
-
-    def __init__(self, file: io.BytesIO) -> None:
-        super().__init__(file, protocol=5)
-        self.registered: list[ModuleType] = []
-
-    def reducer_override(self, value: Any) -> Any:
-        if isinstance(value, CodeType):
-            # cloudpickle drops the file's name, which tracebacks need.
-            make, parts = self.dispatch_table[CodeType](value)
-            file = value.co_filename
-            return make, tuple(file if part == "<dynamic-code>" else part for part in parts)
-        if isinstance(value, (FunctionType, type)) and not isinstance(value, msgspec.StructMeta):
-            name = getattr(value, "__module__", None) or ""
-            module = sys.modules.get(name)
-            known = cloudpickle.list_registry_pickle_by_value()
-            if module is not None and not _is_installed(name) and name not in known:
-                cloudpickle.register_pickle_by_value(module)
-                self.registered.append(module)
-        return super().reducer_override(value)
-
-
-def pack(value: Any) -> bytes:
-    """Pickle a value so that a worker with the same packages can load it."""
-    file = io.BytesIO()
-    pickler = _Pickler(file)
-    try:
-        pickler.dump(value)
-    finally:
-        for module in pickler.registered:
-            cloudpickle.unregister_pickle_by_value(module)
-    return file.getvalue()
-
-
-def unpack(data: bytes) -> Any:
-    """Load what `pack` made, in the user's own processes only."""
-    return pickle.loads(data)  # noqa: S301
-
-
-@cache
-def _is_installed(name: str) -> bool:
-    """Whether every worker has the module: ours, Python's own, or in a site-packages directory."""
-    top = name.partition(".")[0]
-    if top in {"mlsched", "mlsched_pipelines"} or top in sys.stdlib_module_names:
-        return True
-    modules = (sys.modules.get(name), sys.modules.get(top))
-    file = next((found for m in modules if (found := getattr(m, "__file__", None))), None)
-    if top == "__main__" or file is None:
-        return False
-    where = {Path(path).resolve() for key, path in sysconfig.get_paths().items() if "lib" in key}
-    parents = Path(file).resolve().parents
-    return any(p in where or p.name in {"site-packages", "dist-packages"} for p in parents)
-
-
-class WorkerSettings(Struct, frozen=True):
-    """What a worker of our own cluster is told, by `WORKER_SETTINGS`."""
-
-    path: tuple[str, ...]
-    memory_max_bytes: int
-
-
-_values: dict[str, Any] = {}
-_values_lock = threading.Lock()
-
-
-def perform(digest: str, load: Callable[[], bytes], work: bytes) -> bytes:
-    """The worker's side of a call: never raises what the user's function raises, but packs it.
-
-    Args:
-        digest: Of the pickled shared value; a process loads each value once.
-        load: Fetches the pickled shared value; what it raises is the engine's trouble.
-        work: ``pack((function, argument))``.
-    """
-    _settle_worker()
-    with _values_lock:
-        data = None if digest in _values else load()
-        shared = _values.get(digest)
-    try:
-        function, argument = _loaded(work)
-        value = function(shared if data is None else _keep_value(digest, data), argument)
-    except BaseException as error:  # noqa: BLE001
-        return _pack_error(error)
-    try:
-        return pack((value, None))
-    except Exception as error:  # noqa: BLE001
-        kind = type(value).__name__
-        return _pack_error(PipelineError(f"A call gave a {kind} that cannot be pickled: {error}."))
-
-
-def _keep_value(digest: str, data: bytes) -> Any:
-    with _values_lock:
-        if digest not in _values:
-            _values[digest] = _loaded(data)
-            while len(_values) > SHARED_VALUES_MAX:
-                del _values[next(iter(_values))]
-        return _values[digest]
-
-
-def _loaded(data: bytes) -> Any:
-    try:
-        return unpack(data)
-    except Exception as error:
-        raise PipelineError(
-            f"A worker cannot load what a call needs: {type(error).__name__}: {error}.",
-            "Install its module where the workers are, or import functions by name (from helpers "
-            "import f), so that they travel with the call. Structs must be in a module, not in a "
-            "script or notebook.",
-        ) from error
-
-
-def _pack_error(error: BaseException) -> bytes:
-    """An exception with its frames, causes and notes; as text when it does not survive pickling."""
-    from tblib import pickling_support
-
-    if error.__traceback__ is not None and error.__traceback__.tb_next is not None:
-        error.__traceback__ = error.__traceback__.tb_next
-    pickling_support.install(error)
-    for kind in _BY_ARGUMENTS:
-        copyreg.pickle(kind, _reduce_by_arguments)  # type: ignore[arg-type]
-    try:
-        data = pack((None, error))
-        unpack(data)
-    except Exception:  # noqa: BLE001
-        text = "".join(traceback.format_exception(error)).strip()
-        told = PipelineError(
-            f"A call raised a {type(error).__name__} that cannot be pickled: {error}.\n{text}"
-        )
-        return pack((None, told))
-    return data
-
-
-_BY_ARGUMENTS = (SystemExit, StopIteration, SyntaxError, *UnicodeError.__subclasses__())
-"""Classes whose attributes only their constructor sets, which tblib does not call."""
-
-
-def _reduce_by_arguments(error: BaseException) -> tuple[Any, ...]:
-    from tblib.pickling_support import unpickle_exception
-
-    links = (error.__cause__, error.__traceback__, error.__context__, error.__suppress_context__)
-    notes = getattr(error, "__notes__", None)
-    return unpickle_exception, (type(error), error.args, *links, notes)
-
-
-@cache
-def _settle_worker() -> None:
-    """Once a process: import what the caller would, and keep the bound on memory."""
-    found = os.environ.get(WORKER_SETTINGS)
-    if found is None:
-        return
-    settings = msgspec.json.decode(found, type=WorkerSettings)
-    sys.path[:] = settings.path
-    threading.Thread(target=_guard_memory, args=(settings.memory_max_bytes,), daemon=True).start()
-
-
-def _guard_memory(memory_max_bytes: int) -> None:
-    """End this process when it holds more memory than its share, before the kernel ends another."""
-    page_bytes, pause = os.sysconf("SC_PAGE_SIZE"), threading.Event()
-    try:
-        with Path("/proc/self/statm").open("rb", buffering=0) as statm:
-            while not pause.wait(_GUARD_EVERY_S):
-                statm.seek(0)
-                _, resident, shared, *_ = map(int, statm.read().split())
-                if (resident - shared) * page_bytes > memory_max_bytes:
-                    os.kill(os.getpid(), 9)
-    except FileNotFoundError:
-        return
-
-
 class _Open(Struct):
     """A call that has not ended."""
 
@@ -302,8 +111,11 @@ class RemoteEngine:
     for sure. A call whose worker dies is started again, `LOSSES_MAX` times at most.
     """
 
-    def __init__(self, peer: Peer, calls_max: int | None = None) -> None:
+    def __init__(
+        self, peer: Peer, calls_max: int | None = None, worker_memory_max_bytes: int | None = None
+    ) -> None:
         self.slots = min(peer.slots, calls_max or peer.slots)
+        self.worker_memory_max_bytes = worker_memory_max_bytes
         self._peer = peer
         self._numbers = itertools.count()
         self._waiting: deque[int] = deque()

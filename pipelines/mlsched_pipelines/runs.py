@@ -20,7 +20,7 @@ from mlsched_pipelines.engines import Engine
 from mlsched_pipelines.engines.local import LocalEngine
 from mlsched_pipelines.executions import Execution, Listener, total_counts
 from mlsched_pipelines.manifests import FileRecord, RunKey, RunRecord, encode_schema
-from mlsched_pipelines.memory import default_budget_bytes
+from mlsched_pipelines.memory import find_budget
 from mlsched_pipelines.plans import Plan
 from mlsched_pipelines.rows import Counts
 from mlsched_pipelines.schema import check_row_count
@@ -63,7 +63,7 @@ def run(
             interval replaces its rows; other intervals stay.
         engine: Where tasks run; threads of this process by default.
         memory_max_bytes: What the tasks that run side by side may take, by estimate; by default
-            what the engine was given, or 60 % of this machine's memory.
+            what the engine's workers have, or 60 % of this machine's memory.
         progress: Called after every task, in the caller's thread.
 
     Raises:
@@ -81,11 +81,7 @@ def run(
         if found is None:
             store.check()
             used = engine if engine is not None else stack.enter_context(LocalEngine())
-            budget = (
-                memory_max_bytes
-                or getattr(used, "memory_max_bytes", None)
-                or default_budget_bytes()
-            )
+            budget = find_budget(used, memory_max_bytes)
             folder = f"{DATA}/{key.run_id}"
             execution = Execution(plan, store, folder, used, budget, progress)
             try:

@@ -58,6 +58,10 @@ class Engine(Protocol):
     def slots(self) -> int:
         """Calls that run at once; a caller keeps about this many submitted, which bounds memory."""
 
+    @property
+    def worker_memory_max_bytes(self) -> int | None:
+        """What one call may take in its worker; None where calls share what the run may take."""
+
     def put_ref(self, value: Any) -> Ref:
         """Make a value reachable for workers."""
 

@@ -17,16 +17,9 @@ from typing import Any
 import msgspec
 
 from mlsched.errors import ConfigError, UnreachableError
-from mlsched_pipelines.remotes import (
-    WORKER_SETTINGS,
-    RemoteEngine,
-    Report,
-    WorkerSettings,
-    describe_memory,
-    import_extra,
-    perform,
-)
+from mlsched_pipelines.remotes import RemoteEngine, Report, describe_memory, import_extra
 from mlsched_pipelines.starting import check_versions, make_version_probe, share_out, start_agent
+from mlsched_pipelines.workers import WORKER_SETTINGS, WorkerSettings, perform
 
 CONNECT_S_MAX = 10.0
 WORKERS_S_MAX = 30.0
@@ -73,7 +66,8 @@ class DaskEngine(RemoteEngine):
     ) -> None:
         count, memory = share_out("DaskEngine", workers, memory_max_bytes, address)
         options = {"address": address, "workers": count, "memory_max_bytes": memory}
-        super().__init__(start_agent(__name__, options), workers)
+        worker_bytes = None if address else memory // count
+        super().__init__(start_agent(__name__, options), workers, worker_bytes)
 
 
 def hold(digest: str, data: bytes) -> tuple[str, bytes]:

@@ -28,6 +28,7 @@ class LocalEngine:
         if found < 1:
             raise PipelineError(f"LocalEngine: expected at least one worker, found {found}.")
         self.slots = found
+        self.worker_memory_max_bytes = None
         self._pool = ThreadPoolExecutor(found, thread_name_prefix="mlsched-pipeline")
         self._ended: queue.SimpleQueue[Outcome] = queue.SimpleQueue()
         self._running: dict[str, Future[Any]] = {}

@@ -21,16 +21,9 @@ from typing import Any, cast
 import msgspec
 
 from mlsched.errors import ConfigError, UnreachableError
-from mlsched_pipelines.remotes import (
-    WORKER_SETTINGS,
-    RemoteEngine,
-    Report,
-    WorkerSettings,
-    describe_memory,
-    import_extra,
-    perform,
-)
+from mlsched_pipelines.remotes import RemoteEngine, Report, describe_memory, import_extra
 from mlsched_pipelines.starting import check_versions, make_version_probe, share_out, start_agent
+from mlsched_pipelines.workers import WORKER_SETTINGS, WorkerSettings, perform
 
 STORE_SHARE = 0.1
 """Of the memory of our own cluster, for Ray's object store in shared memory."""
@@ -77,7 +70,8 @@ class RayEngine(RemoteEngine):
             super().__init__(_ConnectedPeer(), workers)
             return
         options = {"address": joined, "workers": count, "memory_max_bytes": memory}
-        super().__init__(start_agent(__name__, options), workers)
+        worker_bytes = None if joined else memory // count
+        super().__init__(start_agent(__name__, options), workers, worker_bytes)
 
 
 def start_placer(
