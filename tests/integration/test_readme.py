@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import re
 import subprocess
@@ -21,11 +22,13 @@ def blocks(language: str) -> list[str]:
 
 
 def dialogue(body: str) -> Iterator[tuple[str, str]]:
-    """Commands and their output."""
+    """Commands and their output; lines that begin with ``>`` belong to the command."""
     parts = re.split(r"^\$ ", body, flags=re.MULTILINE)
     for part in parts[1:]:
-        command, _, output = part.partition("\n")
-        yield command, output
+        first, *lines = part.splitlines(keepends=True)
+        more = list(itertools.takewhile(lambda line: line.startswith(">"), lines))
+        command = first + "".join(line[2:] or "\n" for line in more)
+        yield command.rstrip("\n"), "".join(lines[len(more) :])
 
 
 @pytest.fixture
@@ -48,7 +51,7 @@ def test_every_command_of_the_readme_prints_what_it_says(
                 stdout=subprocess.PIPE,
                 stderr=subprocess.STDOUT,
                 text=True,
-                timeout=60,
+                timeout=120,
                 check=False,
             )
             assert found.stdout == output, f"$ {command}"
