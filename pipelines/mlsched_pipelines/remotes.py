@@ -38,7 +38,8 @@ class Placer(Protocol):
     """A cluster as an agent sees it; what becomes of its calls is told by reports.
 
     ``("ended", number, bytes)`` of `mlsched_pipelines.workers.perform`;
-    ``("lost", number, workers, why)``; ``("free", number)`` before it when the slot is free already;
+    ``("lost", number, workers, why)``;
+    ``("free", number)`` before it when the slot is free already;
     ``("failed", number, why)`` when the call could not be run; ``("gone", why)`` for the cluster.
     """
 
