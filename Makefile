@@ -51,7 +51,8 @@ lock: $(STAMP)  ## Renew the locked requirements from pyproject.toml
 	$(BIN)/uv pip compile --universal --generate-hashes --python-version 3.11 --no-header \
 	  --no-annotate -q --extra agent pyproject.toml -o requirements/base.txt
 	$(BIN)/uv pip compile --python-platform x86_64-manylinux_2_28 --generate-hashes --no-header \
-	  --python-version 3.11 --no-annotate -q requirements/ray-image.in -o requirements/ray-image.txt
+	  --python-version 3.11 --no-annotate -q --extra dask --extra s3 pyproject.toml \
+	  requirements/ray-image.in -o requirements/ray-image.txt
 
 clean:  ## Remove what the other targets made
 	rm -rf .venv .cache .pytest_cache .mypy_cache .ruff_cache .hypothesis

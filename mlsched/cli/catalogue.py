@@ -14,6 +14,7 @@ class Entry(NamedTuple):
     target: str
     """``module:attribute``: a function, a dict of entries, or a ``typer.Typer``."""
     summary: str
+    """One line for the help; empty for commands that only programs call."""
     section: str = ""
     """Heading in the help; commands without one are hidden there: aliases."""
     words: str = ""
@@ -37,7 +38,7 @@ COMMANDS: dict[str, Entry] = {
     ),
     "cron": Entry("mlsched.cli.cron:COMMANDS", "Jobs on a schedule: apply, ls, tick.", RUN),
     "pipeline": Entry(
-        "mlsched.cli.pipeline:COMMANDS", "Pipelines: run, plan, ls, show, retry.", RUN
+        "mlsched.cli.pipeline:COMMANDS", "Pipelines: run, submit, plan, ls, show.", RUN
     ),
     "ls": Entry("mlsched.cli.ls:ls", "List jobs: active ones first, with the reason.", LOOK),
     "show": Entry("mlsched.cli.show:show", "Show everything about a job.", LOOK),

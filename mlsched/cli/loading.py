@@ -170,9 +170,11 @@ class Catalogue(TyperGroup):
         return super().resolve_command(ctx, args)
 
     def format_commands(self, ctx: Any, formatter: Any) -> None:
-        """The commands under their headings, from the catalogue alone."""
+        """The commands under their headings, from the catalogue; not those without a summary."""
         sections: dict[str, list[tuple[str, str]]] = {}
         for name, entry in self.entries.items():
+            if not entry.summary:
+                continue
             sections.setdefault(entry.section or "Commands", []).append((name, entry.summary))
         for section, rows in sections.items():
             with formatter.section(section):

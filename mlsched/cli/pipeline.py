@@ -15,10 +15,14 @@ if TYPE_CHECKING:
 
 COMMANDS = {
     "run": Entry("mlsched.cli.pipeline_run:run", "Run a pipeline and publish its output."),
+    "submit": Entry(
+        "mlsched.cli.pipeline_submit:submit", "Run a pipeline as a job on several nodes."
+    ),
     "plan": Entry("mlsched.cli.pipeline_plan:plan", "Show what a run would do and read."),
     "ls": Entry("mlsched.cli.pipeline:list_runs", "List runs, the newest first."),
     "show": Entry("mlsched.cli.pipeline:show", "Show everything about a run."),
     "retry": Entry("mlsched.cli.pipeline_retry:retry", "Run again what a run was to do."),
+    "member": Entry("mlsched.cli.pipeline_member:member", ""),
 }
 
 RUNS_SHOWN_MAX = 20

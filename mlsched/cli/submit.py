@@ -58,12 +58,13 @@ def submit(
 
         return stream(session, job, several_ranks=world_size(request.document.spec) > 1)
     if wait:
-        return _wait_for(session, job)
+        return wait_for(session, job)
     _hint(session, job)
     return 0
 
 
-def _wait_for(session: Session, job: dict[str, Any]) -> int:
+def wait_for(session: Session, job: dict[str, Any]) -> int:
+    """Wait for a job that was just submitted; returns its exit code."""
     from mlsched.api.watching import JobWatch, exit_code_of_jobs
     from mlsched.cli.following import tell_detached
 

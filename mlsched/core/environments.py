@@ -21,7 +21,7 @@ OWN_NAMES = frozenset(
     {
         *("JOB_ID", "NAME", "ATTEMPT", "ARRAY_INDEX", "NODE_RANK", "NUM_NODES", "NODE_IPS"),
         *("GPUS_PER_NODE", "CHECKPOINT_DIR", "END_TIME", "GRACE_SECONDS", "PROGRESS_FILE"),
-        *("METRICS_FILE", "ATTEMPT_DIR"),
+        *("METRICS_FILE", "ATTEMPT_DIR", "GANG_TOKEN"),
     }
 )
 """Ours, each after ``MLSCHED_``; other names of that prefix are the user's settings."""
@@ -35,6 +35,12 @@ RANK_NAMES = frozenset(
 )
 DEVICE_NAMES = frozenset({"CUDA_VISIBLE_DEVICES", "CUDA_DEVICE_ORDER"})
 STALE_PREFIXES = ("PET_", "SLURM_", "SLURMD_", "TORCHELASTIC_")
+
+GANG_TOKEN_VARIABLE = "MLSCHED_GANG_TOKEN"
+"""What holds the secret that the processes of one attempt share, and nobody else knows."""
+
+GANG_TOKEN_BYTES = 32
+"""Random bytes of it; the text is twice as long."""
 
 TORCHRUN_MODULES = frozenset({"torch.distributed.run", "torch.distributed.launch"})
 
@@ -62,6 +68,8 @@ class LaunchContext(Struct, frozen=True):
     """Names or addresses of the node groups; empty where all share one machine."""
     chooses_devices: bool = True
     """False where something else tells each process its devices: a device plugin."""
+    gang_token: str = ""
+    """The secret of this attempt's processes; empty where they get it in another way, or none."""
 
 
 def is_torchrun(command: Sequence[str]) -> bool:
@@ -157,6 +165,8 @@ def _own_variables(
     }
     if job.array is not None:
         found["ARRAY_INDEX"] = str(job.array.index)
+    if context.gang_token:
+        found["GANG_TOKEN"] = context.gang_token
     if spec.time_limit_seconds:
         found["END_TIME"] = str(context.now_s + spec.time_limit_seconds)
     return {f"MLSCHED_{name}": value for name, value in found.items()}

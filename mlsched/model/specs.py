@@ -85,6 +85,8 @@ class JobSpec(Struct, frozen=True, rename="camel", forbid_unknown_fields=True, o
     """Tasks in all; 0 means nodes x tasks_per_node."""
     launch: Literal["each", "once"] = "each"
     """``each``: start the command once a task. ``once``: once for the job, as sbatch does."""
+    gang_token: bool = False
+    """Give the processes of an attempt a secret that they share: ``MLSCHED_GANG_TOKEN``."""
 
     milli_cpus_per_task: int = 1000
     milli_cpus_per_gpu: int = 0

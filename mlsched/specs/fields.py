@@ -183,6 +183,7 @@ FIELDS: tuple[Field, ...] = (
         "`each` starts the command once a task, `once` once for the job, as sbatch does.",
         {"enum": ["each", "once"]},
     ),
+    _flag("gang_token", "Give the processes of an attempt one secret: `MLSCHED_GANG_TOKEN`."),
     _cpus("milli_cpus_per_task", "CPUs for each task: `2`, `0.5` or `500m`."),
     _cpus("milli_cpus_per_gpu", "CPUs for each GPU, in place of `cpusPerTask`."),
     Field(

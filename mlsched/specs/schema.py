@@ -24,7 +24,7 @@ _TEXT_MAP = {"type": "object", "additionalProperties": {"type": "string"}}
 
 _SHOWN_DEFAULTS = frozenset(
     field.attribute for field in FIELDS if field.attribute and describe_default(field)
-) | {"priority", "retries", "requeue", "mig"}
+) | {"priority", "retries", "requeue", "mig", "gang_token"}
 """Fields whose default says something; the others are simply not asked for."""
 
 

@@ -147,6 +147,7 @@ class Execution:
         return tasks
 
     def _run_tasks(self, stage: Stage, tasks: list[Task], done: dict[int, TaskRecord]) -> None:
+        """Do the tasks; after a failure wait for what runs, so that no task outlives the run."""
         by_id = {task.call.task_id: task for task in tasks}
         try:
             for outcome in _outcomes(self._engine, tasks, self._budget.run_bytes):
@@ -158,8 +159,15 @@ class Execution:
                 self._meter.end(stage, record, task.number)
                 if self._listener is not None:
                     self._listener(self._meter.progress())
-        finally:
-            _drain(self._engine, tasks)
+        except Exception:
+            _cancel(self._engine, tasks)
+            while self._engine.wait_any():
+                pass
+            raise
+        except BaseException:
+            # Who interrupts does not wait: the workers may have been told to end as well.
+            _cancel(self._engine, tasks)
+            raise
 
 
 def _files(record: TaskRecord) -> Iterator[tuple[str, int]]:
@@ -184,17 +192,16 @@ def _outcomes(engine: Engine, tasks: Sequence[Task], budget_bytes: int) -> Itera
 
 
 def _ended(engine: Engine, held: dict[str, int]) -> Iterator[Outcome]:
+    """What ended of the calls that are held; an interrupted run may have left others."""
     for outcome in engine.wait_any():
-        del held[outcome.task_id]
-        yield outcome
+        if held.pop(outcome.task_id, None) is not None:
+            yield outcome
 
 
-def _drain(engine: Engine, tasks: Iterable[Task]) -> None:
-    """After a failure: begin nothing more and wait for what runs: no task outlives the run."""
+def _cancel(engine: Engine, tasks: Iterable[Task]) -> None:
+    """Begin nothing more."""
     for task in tasks:
         engine.cancel(task.call.task_id)
-    while engine.wait_any():
-        pass
 
 
 def _value(outcome: Outcome, what: str) -> Any:

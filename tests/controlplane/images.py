@@ -53,7 +53,7 @@ _PLATFORM = {"architecture": "amd64", "os": "linux"}
 class Layer:
     """One layer of an image: an uncompressed tar, which packs and imports fastest."""
 
-    path: Path
+    path: Path | None
     digest: str
     size: int
 
@@ -85,6 +85,21 @@ def read_layer(path: Path) -> Layer:
     return Layer(path, digest, path.stat().st_size)
 
 
+def read_layers(archive: Path) -> list[Layer]:
+    """The layers of an archive that `pack` wrote, without their content."""
+
+    def read(tar: tarfile.TarFile, name: str) -> Any:
+        file = tar.extractfile(name)
+        assert file is not None, f"{archive} has no {name}"
+        return json.load(file)
+
+    with tarfile.open(archive) as tar:
+        (entry,) = read(tar, "index.json")["manifests"]
+        digest = entry["digest"].removeprefix("sha256:")
+        found = read(tar, f"blobs/sha256/{digest}")["layers"]
+    return [Layer(None, one["digest"].removeprefix("sha256:"), one["size"]) for one in found]
+
+
 def pack(
     name: str,
     out: Path,
@@ -92,7 +107,10 @@ def pack(
     entrypoint: Sequence[str] = (),
     env: Mapping[str, str] | None = None,
 ) -> Path:
-    """Write an OCI archive of one image, the lowest layer first."""
+    """Write an OCI archive of one image, the lowest layer first.
+
+    Layers without a path are left out: nodes have them, by an image that was imported before.
+    """
     variables = {"PATH": PATH, **(env or {})}
     config = {
         **_PLATFORM,
@@ -104,7 +122,8 @@ def pack(
     }
     with tarfile.open(out, "w") as tar:
         for each in layers:
-            tar.add(each.path, arcname=f"blobs/sha256/{each.digest}")
+            if each.path is not None:
+                tar.add(each.path, arcname=f"blobs/sha256/{each.digest}")
         config_entry = _add_blob(tar, config, f"{_MEDIA}.config.v1+json")
         manifest = {
             "schemaVersion": 2,

@@ -1,4 +1,4 @@
-"""The image of Ray's pods: the image with Python, and ray[default] in the locked versions.
+"""The image of Ray's pods: the image with Python, ray[default] and what mlsched needs, locked.
 
 Built once a machine by ``make controlplane``. Standard library and pip only. Raise RECIPE when what
 is built changes by more than the requirements.
@@ -69,11 +69,12 @@ def build() -> None:
     scripts = new / "root" / "usr" / "local" / "bin"
     (packages / "bin").rename(scripts)
     for script in scripts.iterdir():
-        _run_by_debian(script)
+        if script.is_file():
+            _run_by_debian(script)
     packed = images.layer(new / "root", new / "layer.tar")
     images.pack(RAY, new / "ray.tar", [images.python_layer(), packed])
     shutil.rmtree(new / "root")
-    packed.path.unlink()
+    (new / "layer.tar").unlink()
     new.chmod(0o755)
     new.replace(folder())
 

@@ -7,6 +7,7 @@ the API server answered last is kept in the reflector of pods, which is the only
 from __future__ import annotations
 
 import asyncio
+import secrets
 import time
 from collections.abc import Callable, Iterable
 
@@ -15,18 +16,21 @@ from msgspec.structs import replace
 from mlsched.adapters.kubernetes.apis import Api
 from mlsched.adapters.kubernetes.claims import Claims, find_unbound, with_claim
 from mlsched.adapters.kubernetes.creations import Creator
-from mlsched.adapters.kubernetes.deletions import delete_pod
+from mlsched.adapters.kubernetes.deletions import delete_named, delete_pod
 from mlsched.adapters.kubernetes.leases import LeaseLostError
 from mlsched.adapters.kubernetes.objects import Pod
 from mlsched.adapters.kubernetes.pods import (
     Owner,
     build_pod,
+    build_secret,
     build_service,
     is_gang,
     pod_name,
+    service_name,
 )
 from mlsched.adapters.kubernetes.reflectors import Reflector
 from mlsched.adapters.kubernetes.tracks import Key, Track, key_of, key_of_attempt
+from mlsched.core.environments import GANG_TOKEN_BYTES
 from mlsched.errors import SpecError
 from mlsched.model.events import AttemptEnded, AttemptStarted, AttemptStuck, Event
 from mlsched.model.jobs import EndCause, Enforcement, Job, JobState, Outcome
@@ -215,6 +219,10 @@ class PodActuator:
         key = self._keys.pop((job.id, job.attempt))
         del self._tracks[key]
         self._cancel_timers(key)
+        if job.spec.gang_token:
+            namespace, name = track.owner.namespace, service_name(job, track.owner)
+            path = f"/api/v1/namespaces/{namespace}/secrets/{name}"
+            self._tasks.begin(delete_named(self._api, path, self._on_problem))
         if not outcome.ended_at_ms:
             outcome = replace(outcome, ended_at_ms=time.time_ns() // 1_000_000)
         self._emit(AttemptEnded(job.id, job.attempt, outcome))
@@ -235,7 +243,11 @@ class PodActuator:
             text = f"{error.message} {error.hint}".strip()
             track.rule(Outcome(EndCause.CANNOT_START, message=text))
             return
-        if is_gang(job):
+        if job.spec.gang_token and len(bodies) == track.groups:
+            # Made before the first pod: where one was seen, a new token would be a second one.
+            token = secrets.token_hex(GANG_TOKEN_BYTES)
+            await self._creator.create(track, "secrets", build_secret(job, owner, token))
+        if is_gang(job) and track.verdict is None:
             await self._creator.create(track, "services", build_service(job, owner))
         if track.verdict is None:
             await asyncio.gather(*(self._creator.create(track, "pods", body) for body in bodies))

@@ -131,14 +131,15 @@ class Api:
     async def delete(self, path: str, uid: str, grace_s: int | None = None) -> bytes:
         """Delete the object with this uid, and no other of the same name.
 
+        Args:
+            uid: Empty for an object whose name no other can have.
+
         Raises:
             ApiError, NoAnswerError: as `get`; code 409 when the uid is another.
         """
-        options: dict[str, Any] = {
-            "kind": "DeleteOptions",
-            "apiVersion": "v1",
-            "preconditions": {"uid": uid},
-        }
+        options: dict[str, Any] = {"kind": "DeleteOptions", "apiVersion": "v1"}
+        if uid:
+            options["preconditions"] = {"uid": uid}
         if grace_s is not None:
             options["gracePeriodSeconds"] = grace_s
         return await self._request("DELETE", path, msgspec.json.encode(options))

@@ -14,9 +14,12 @@ from mlsched.adapters.kubernetes.reflectors import Reflector
 from mlsched.adapters.kubernetes.tracks import Track
 from mlsched.model.jobs import EndCause, Outcome
 
+UNREADABLE = frozenset({"secrets"})
+"""What we may create and not read: one that exists is taken for ours, by its name."""
+
 
 class Creator:
-    """Creates pods and services.
+    """Creates pods, services and secrets.
 
     Args:
         api: Where they are made.
@@ -35,10 +38,10 @@ class Creator:
         try:
             found = await insist(self._creation(track, path, body), self._on_problem)
         except ApiError as error:
-            if error.reason == "AlreadyExists":
-                await self._check_ours(track, path, body)
-            else:
+            if error.reason != "AlreadyExists":
                 track.rule(_refusal(error))
+            elif plural not in UNREADABLE:
+                await self._check_ours(track, path, body)
             return
         if plural == "pods":
             self._pods.put(found)

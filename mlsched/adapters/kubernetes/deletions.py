@@ -1,4 +1,4 @@
-"""Deleting pods that nobody else would end: tried again, whatever refuses it for a while."""
+"""Deleting what nobody else would end or remove: tried again, whatever refuses it for a while."""
 
 from __future__ import annotations
 
@@ -55,3 +55,18 @@ async def _is_deleted(
             raise
         return False
     return True
+
+
+async def delete_named(api: Api, path: str, on_problem: Callable[[str], None]) -> None:
+    """Delete an object whose name only one attempt has, and whose uid we may not read.
+
+    What refuses it for good is told: the object goes with its owner.
+
+    Raises:
+        LeaseLostError: nothing may be written any more.
+    """
+    try:
+        await insist(lambda: api.delete(path, ""), on_problem)
+    except ApiError as error:
+        if error.code != 404:
+            on_problem(f"{path} stays until its job is deleted: {error}")

@@ -7,6 +7,7 @@ of them, so that any one tells it.
 
 from __future__ import annotations
 
+import base64
 import hashlib
 from collections.abc import Mapping
 from typing import Any
@@ -14,6 +15,7 @@ from typing import Any
 from msgspec import Struct
 
 from mlsched.core.environments import (
+    GANG_TOKEN_VARIABLE,
     LOOPBACK,
     LaunchContext,
     Process,
@@ -46,6 +48,9 @@ NOT_PASSED_ON = frozenset(
 
 MASTER_PORT = 29500
 """Each pod has an address of its own, so that one port does. Source: torchrun's default."""
+
+TOKEN_KEY = "token"
+"""Under which a gang's Secret holds its token."""
 
 ATTEMPT_DIR = "/mlsched/attempt"
 SCRIPT_DIR = "/mlsched/script"
@@ -129,6 +134,25 @@ def build_service(job: Job, owner: Owner) -> Json:
             },
             "ports": [{"name": "rendezvous", "port": MASTER_PORT}],
         },
+    }
+
+
+def build_secret(job: Job, owner: Owner, token: str) -> Json:
+    """The Secret with the token of an attempt, under the name of its service.
+
+    That name comes from the MLJob's uid, so that one that exists is of an earlier try.
+    """
+    return {
+        "apiVersion": "v1",
+        "kind": "Secret",
+        "metadata": {
+            "name": service_name(job, owner),
+            "namespace": owner.namespace,
+            "labels": _labels(job, owner),
+            "ownerReferences": [owner_reference(owner)],
+        },
+        "immutable": True,
+        "data": {TOKEN_KEY: base64.b64encode(token.encode()).decode()},
     }
 
 
@@ -324,7 +348,10 @@ def _container(
         "name": f"rank-{process.rank}",
         "image": spec.image or image,
         "command": [_literal(word) for word in command],
-        "env": [{"name": name, "value": _literal(env[name])} for name in sorted(env)],
+        "env": [
+            *({"name": name, "value": _literal(env[name])} for name in sorted(env)),
+            *_token_variable(job, owner),
+        ],
         "resources": _resources(share),
         "volumeMounts": mounts,
         "terminationMessagePolicy": "FallbackToLogsOnError",
@@ -336,6 +363,14 @@ def _container(
     if spec.workdir.startswith("/"):
         container["workingDir"] = spec.workdir
     return container
+
+
+def _token_variable(job: Job, owner: Owner) -> list[Json]:
+    """The token by reference: its value stands in no pod."""
+    if not job.spec.gang_token:
+        return []
+    key = {"name": service_name(job, owner), "key": TOKEN_KEY}
+    return [{"name": GANG_TOKEN_VARIABLE, "valueFrom": {"secretKeyRef": key}}]
 
 
 def _literal(text: str) -> str:

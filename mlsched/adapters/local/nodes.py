@@ -13,6 +13,7 @@ import asyncio
 import contextlib
 import errno
 import os
+import secrets
 import signal
 import time
 from collections.abc import Callable
@@ -29,7 +30,7 @@ from mlsched.adapters.local.processes import (
 )
 from mlsched.adapters.local.supervisors import spawn_supervisor
 from mlsched.config import Settings
-from mlsched.core.environments import LaunchContext
+from mlsched.core.environments import GANG_TOKEN_BYTES, LaunchContext
 from mlsched.errors import SpecError, StoreFullError, TemporaryError
 from mlsched.model.events import AttemptEnded, AttemptStarted, AttemptStuck, Event
 from mlsched.model.jobs import EndCause, Job, Outcome
@@ -188,6 +189,7 @@ class LocalNode:
                 checkpoint_dir=str(directory.checkpoint_dir),
                 master_port=watched.port,
                 now_s=time.time_ns() // 1_000_000_000,
+                gang_token=secrets.token_hex(GANG_TOKEN_BYTES) if job.spec.gang_token else "",
             )
             launch = build_launch(job, context, self._settings.logs)
             directory.write_launch(launch, job.spec.script)

@@ -55,7 +55,7 @@ class LocalEngine:
         except queue.Empty:
             pass
         for outcome in found:
-            del self._running[outcome.task_id]
+            self._running.pop(outcome.task_id, None)
         return tuple(found)
 
     def cancel(self, task_id: str) -> None:

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import base64
+
 import pytest
 from msgspec.structs import replace
 
 from mlsched.adapters.kubernetes.pods import (
     build_pod,
+    build_secret,
     build_service,
     node_address,
     pod_name,
@@ -125,3 +128,23 @@ def test_a_job_without_an_image_is_refused_unless_there_is_one_for_all() -> None
         build_pod(job, OWNER, 0, NOW_S)
     pod = build_pod(job, OWNER, 0, NOW_S, "registry.example/default:1")
     assert pod["spec"]["containers"][0]["image"] == "registry.example/default:1"
+
+
+def test_a_gang_refers_to_its_token_which_stands_in_its_secret_alone() -> None:
+    job = placed_job(2, gang_token=True)
+    secret = build_secret(job, OWNER, "5ec3e7")
+    assert base64.b64decode(secret["data"]["token"]) == b"5ec3e7"
+    assert secret["immutable"]
+    assert secret["metadata"]["ownerReferences"][0]["uid"] == OWNER.uid
+    for group in (0, 1):
+        pod = build_pod(job, OWNER, group, NOW_S)
+        (found,) = [
+            one
+            for one in pod["spec"]["containers"][0]["env"]
+            if one["name"] == "MLSCHED_GANG_TOKEN"
+        ]
+        key = {"name": secret["metadata"]["name"], "key": "token"}
+        assert found == {"name": "MLSCHED_GANG_TOKEN", "valueFrom": {"secretKeyRef": key}}
+    again = replace(job, attempt=2)
+    assert build_secret(again, OWNER, "x")["metadata"]["name"] != secret["metadata"]["name"]
+    assert "MLSCHED_GANG_TOKEN" not in str(build_pod(placed_job(2), OWNER, 0, NOW_S))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+from msgspec.structs import replace
 
 from mlsched.core.environments import (
     LaunchContext,
@@ -152,3 +153,11 @@ def test_a_job_knows_itself(make_job):
 def test_a_job_without_a_limit_or_an_array_is_told_of_neither(make_job):
     (env,) = _environments(make_job("train"))
     assert not {"MLSCHED_END_TIME", "MLSCHED_ARRAY_INDEX"} & set(env)
+
+
+def test_a_gang_finds_its_token_and_never_that_of_an_outer_job(make_job):
+    job = make_job("gang", nodes=2, gang_token=True, env={"MLSCHED_GANG_TOKEN": "stale"})
+    context = replace(CONTEXT, gang_token="5ec3e7")
+    found = [build_environment(job, one, context, 2) for one in plan_processes(job)]
+    assert [env["MLSCHED_GANG_TOKEN"] for env in found] == ["5ec3e7", "5ec3e7"]
+    assert "MLSCHED_GANG_TOKEN" not in _environments(job)[0]

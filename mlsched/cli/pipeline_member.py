@@ -1,0 +1,107 @@
+"""``mlsched pipeline member``: one rank of a pipeline's job; ``submit`` writes the command."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from mlsched.cli.options import IntervalOption, ParametersOption
+from mlsched.cli.session import Session
+
+if TYPE_CHECKING:
+    from mlsched.api.pipelines.running import EngineChoice
+    from mlsched_pipelines.members import Member
+
+
+def member(  # noqa: PLR0913, PLR0917 - one parameter an option
+    session: Session,
+    file: Annotated[
+        str, typer.Argument(metavar="FILE.py[:NAME]", help="A pipeline, or a text that travelled.")
+    ],
+    engine: Annotated[str, typer.Option("--engine", metavar="NAME", help="dask or ray.")] = "dask",
+    cpus: Annotated[int, typer.Option("--cpus", metavar="N", help="CPUs of this rank.")] = 1,
+    memory: Annotated[
+        str, typer.Option("--memory", metavar="SIZE", help="Memory of this rank.")
+    ] = "",
+    source: Annotated[
+        str, typer.Option("--source", metavar="FILE.py[:NAME]", help="What FILE was called.")
+    ] = "",
+    interval: IntervalOption = "",
+    settings: ParametersOption = None,
+) -> int:
+    """Be one rank of a job that runs a pipeline on a cluster of its own.
+
+    Rank 0 runs the pipeline, as 'mlsched pipeline run' does, and exits as that would; other ranks
+    work for it until it has ended. Written into jobs by 'mlsched pipeline submit'.
+    """
+    import os
+
+    from mlsched.units import parse_bytes
+    from mlsched_pipelines.members import ENGINES, read_member
+
+    if engine not in ENGINES:
+        from mlsched.errors import SpecError
+
+        raise SpecError(f"--engine: expected {' or '.join(ENGINES)}, found {engine[:40]!r}.")
+    memory_max_bytes = parse_bytes(memory, what="--memory") if memory else 0
+    own = read_member(os.environ, cpus, memory_max_bytes)
+    if own.rank == 0:
+        return drive(session, own, engine, (file, source), settings or [], interval)
+    from importlib import import_module
+
+    return int(import_module(f"mlsched_pipelines.members.{engine}").run("worker", own))
+
+
+def drive(
+    session: Session,
+    own: Member,
+    engine: str,
+    file: tuple[str, str],
+    settings: list[str],
+    interval: str,
+) -> int:
+    """Run the pipeline on the cluster of this job; returns the exit code."""
+    import signal
+    import sys
+    from pathlib import Path
+
+    from mlsched.api.pipelines.jobs import unpack_source
+    from mlsched.api.pipelines.loading import load_pipeline, parse_target
+    from mlsched.api.pipelines.parameters import parse_settings
+    from mlsched.cli.pipeline_run import carry_out, frames_shown, own_output
+    from mlsched_pipelines.members import private_folder
+
+    # As an exception, so that all is put away that was begun.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
+    with private_folder() as folder:
+        path, source = file
+        target = unpack_source(Path(path), source, Path(folder)) if source else parse_target(path)
+        given = parse_settings(settings)
+        with frames_shown(session), own_output(session):
+            pipeline = load_pipeline(target)
+            plan = pipeline.make_plan(given, interval)
+        with joined(own, engine, folder) as choice:
+            return carry_out(session, plan, pipeline.target, choice, given, interval)
+
+
+@contextmanager
+def joined(own: Member, engine: str, folder: str) -> Iterator[EngineChoice]:
+    """The engine of a run, with all members of its cluster there."""
+    from importlib import import_module
+
+    from mlsched.api.pipelines.running import EngineChoice
+    from mlsched_pipelines.members.helpers import helped
+    from mlsched_pipelines.memory import BUDGET_SHARE
+
+    budget_bytes = int(BUDGET_SHARE * own.memory_max_bytes * own.size) or None
+    if own.size == 1:
+        yield EngineChoice(engine, own.cpus, budget_bytes)
+        return
+    members = import_module(f"mlsched_pipelines.members.{engine}")
+    address = members.configure(own, folder)
+    with helped(engine, members.HELPERS, own):
+        # A bound on memory beside an address is refused where the engine's name is the same.
+        yield EngineChoice(address, None, None if address == engine else budget_bytes)

@@ -1,0 +1,171 @@
+"""Pipelines on clusters that are jobs, on real nodes: data on a real S3, a secret for the pods."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from mlsched_pipelines import open_dataset
+from tests.controlplane import pipeline_images, ray_images
+from tests.controlplane.controllers import ENDED, Jobs
+from tests.controlplane.nodes import Nodes
+from tests.controlplane.planes import ControlPlane
+from tests.storage.ceph import Gateway
+from tests.storage.fixtures import bucket, gateway, use_s3
+from tests.storage.forwarders import forwarded
+
+pytestmark = [
+    pytest.mark.needs_nodes,
+    pytest.mark.needs_ray,
+    pytest.mark.needs_ceph,
+    pytest.mark.slow,
+    pytest.mark.timeout(400),
+]
+__all__ = ["bucket", "gateway", "use_s3"]
+
+Until = Callable[..., Any]
+END_S_MAX = 180
+
+FILE = """
+import pyarrow as pa
+import pyarrow.compute as pc
+from mlsched_pipelines import Plan, csv
+
+SCHEMA = pa.schema([("id", pa.int64()), ("value", pa.float64())])
+
+def scale(batch):
+    return {"id": batch.column("id"), "value": pc.multiply(batch.column("value"), 2.0)}
+
+def daily(bucket: str, out: str) -> Plan:
+    rows = Plan.scan(csv(f"s3://{bucket}/in.csv", SCHEMA, split_bytes=2000))
+    return rows.map_batches(scale, schema=SCHEMA).write(f"s3://{bucket}/{out}")
+"""
+
+
+@pytest.fixture(scope="module")
+def pipeline_nodes(scheduled_nodes: Nodes, tmp_path_factory: pytest.TempPathFactory) -> Nodes:
+    """The real nodes with the image of pipelines."""
+    archive = pipeline_images.pack(tmp_path_factory.mktemp("image"))
+    for name in ("node-a", "node-b"):
+        scheduled_nodes[name].add_image(ray_images.archive())
+        scheduled_nodes[name].add_image(archive)
+    return scheduled_nodes
+
+
+@pytest.fixture
+def jobs(pipeline_nodes: Nodes, new_namespace: Callable[[ControlPlane], str]) -> Jobs:
+    return Jobs(pipeline_nodes.plane, new_namespace(pipeline_nodes.plane))
+
+
+@pytest.fixture
+def project(
+    pipeline_nodes: Nodes,
+    jobs: Jobs,
+    gateway: Gateway,
+    bucket: str,
+    use_s3: Callable[..., None],
+    tmp_path: Path,
+) -> Iterator[Project]:
+    use_s3(**gateway.environment())
+    lines = [f"{i},{i / 8}" for i in range(1000)]
+    body = ("id,value\n" + "\n".join(lines) + "\n").encode()
+    gateway.client().put_object(Bucket=bucket, Key="in.csv", Body=body)
+    with forwarded(pipeline_nodes.gateway, gateway.endpoint) as endpoint:
+        yield Project(tmp_path, jobs, {**gateway.environment(), "AWS_ENDPOINT_URL_S3": endpoint},
+                      bucket)  # fmt: skip
+
+
+class Project:
+    """A pipeline on a laptop that reaches a cluster, and the S3 that both reach."""
+
+    def __init__(self, path: Path, jobs: Jobs, pods_env: dict[str, str], bucket: str) -> None:
+        self.path, self.jobs, self.bucket = path, jobs, bucket
+        (path / "rides.py").write_text(FILE)
+        self.pods_env = pods_env
+        kept = {name: text for name, text in os.environ.items() if not name.startswith("MLSCHED_")}
+        self.env = {**kept, "HOME": str(path), "KUBECONFIG": str(jobs.plane.admin_kubeconfig)}
+
+    def run(self, *words: str) -> subprocess.CompletedProcess[str]:
+        """A command line on the laptop."""
+        argv = [sys.executable, "-m", "mlsched", *words]
+        return subprocess.run(
+            argv, cwd=self.path, env=self.env, text=True, capture_output=True,
+            timeout=END_S_MAX, check=False,
+        )  # fmt: skip
+
+    def submit(self, name: str, *options: str) -> str:
+        """Submit the pipeline to the cluster; what it printed."""
+        env = [word for pair in self.pods_env.items() for word in ("--env", "=".join(pair))]
+        found = self.run(
+            "-c", "admin", "pipeline", "submit", "rides.py:daily", "--name", name,
+            "--namespace", self.jobs.namespace, "--image", pipeline_images.PIPELINES,
+            "--set", f"bucket={self.bucket}", "--set", f"out={name}",
+            "--cpus-per-node", "0.5", *env, *options,
+        )  # fmt: skip
+        assert found.returncode == 0, found.stderr
+        return found.stdout + found.stderr
+
+    def secrets(self) -> list[dict[str, Any]]:
+        """The secrets of the namespace."""
+        path = f"/api/v1/namespaces/{self.jobs.namespace}/secrets"
+        return list(self.jobs.plane.api("GET", path)["items"])
+
+
+@pytest.mark.parametrize("engine", ["dask", "ray"])
+def test_a_pipeline_runs_on_a_cluster_of_two_nodes(
+    project: Project, until: Until, engine: str
+) -> None:
+    jobs = project.jobs
+    told = project.submit("rides", "--engine", engine, "--nodes", "2", "-o", "json")
+    assert '"name": "rides"' in told
+    until(lambda: len(jobs.pods()) == 2, 60)
+    (secret,) = project.secrets()
+    assert secret["metadata"]["ownerReferences"][0]["kind"] == "MLJob"
+    token = secret["data"]["token"]
+    for pod in jobs.pods().values():
+        (variable,) = [
+            one
+            for one in pod["spec"]["containers"][0]["env"]
+            if one["name"] == "MLSCHED_GANG_TOKEN"
+        ]
+        assert variable["valueFrom"]["secretKeyRef"]["name"] == secret["metadata"]["name"]
+    until(lambda: jobs.state("rides") in ENDED, END_S_MAX)
+    logs = {name: _log(jobs, name) for name in jobs.pods()}
+    assert jobs.state("rides") == "SUCCEEDED", (jobs.status("rides"), logs)
+    until(lambda: project.secrets() == [], 20)
+
+    nodes = {pod["spec"]["nodeName"] for pod in jobs.pods().values()}
+    assert nodes == {"node-a", "node-b"}
+    found = project.run("pipeline", "run", "rides.py:daily", "--set", f"bucket={project.bucket}",
+                        "--set", "out=local")  # fmt: skip
+    assert found.returncode == 0, found.stderr
+    here = open_dataset(f"s3://{project.bucket}/local")
+    assert open_dataset(f"s3://{project.bucket}/rides").digest == here.digest
+    summary = json.loads(logs["rides-1-0"][logs["rides-1-0"].index("{") :])
+    assert summary["counts"]["rows_out"] == 1000
+    assert token not in json.dumps([jobs.get("rides"), jobs.pods(), logs])
+
+
+def _log(jobs: Jobs, pod: str) -> str:
+    return jobs.log(pod, f"rank-{pod.rpartition('-')[2]}")
+
+
+def test_what_only_this_machine_has_is_warned_of(project: Project) -> None:
+    (project.path / "here.py").write_text(FILE.replace('f"s3://{bucket}/{out}")', "out)"))
+    found = project.run(
+        "-c", "admin", "pipeline", "submit", "here.py:daily", "--name", "here",
+        "--namespace", project.jobs.namespace, "--image", "none:1",
+        "--set", f"bucket={project.bucket}", "--set", "out=data",
+    )  # fmt: skip
+    assert "is a path: all nodes must share it" in found.stderr
+    (project.path / "large.py").write_text(FILE + "#" * 300_000)
+    found = project.run("-c", "admin", "pipeline", "submit", "large.py:daily", "--no-check")
+    assert "200 KiB of text travel" in found.stderr
+    assert found.returncode == 2
