@@ -19,9 +19,8 @@ END_S_MAX = 10.0
 def forwarded(address: str, endpoint: str) -> Iterator[str]:
     """The endpoint at an address that leads to another; connections are passed on as they are."""
     target = urlsplit(endpoint)
-    loop, ended = asyncio.new_event_loop(), asyncio.Event()
-    ports: list[int] = []
-    ready = threading.Event()
+    begun: list[tuple[int, asyncio.AbstractEventLoop]] = []
+    ready, ended = threading.Event(), asyncio.Event()
 
     async def serve() -> None:
         async def pass_on(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -29,20 +28,21 @@ def forwarded(address: str, endpoint: str) -> Iterator[str]:
             await asyncio.gather(_copy(reader, there[1]), _copy(there[0], writer))
 
         server = await asyncio.start_server(pass_on, address, 0)
-        ports.append(server.sockets[0].getsockname()[1])
+        begun.append((server.sockets[0].getsockname()[1], asyncio.get_running_loop()))
         ready.set()
         await ended.wait()
         server.close()
 
-    thread = threading.Thread(target=lambda: loop.run_until_complete(serve()), daemon=True)
+    # Connections that clients keep open are cut when the loop ends.
+    thread = threading.Thread(target=lambda: asyncio.run(serve()), daemon=True)
     thread.start()
     assert ready.wait(END_S_MAX), f"nothing listens at {address}"
+    port, loop = begun[0]
     try:
-        yield f"{target.scheme}://{address}:{ports[0]}"
+        yield f"{target.scheme}://{address}:{port}"
     finally:
         loop.call_soon_threadsafe(ended.set)
         thread.join(END_S_MAX)
-        _finish(loop)
 
 
 async def _copy(source: asyncio.StreamReader, sink: asyncio.StreamWriter) -> None:
@@ -51,12 +51,3 @@ async def _copy(source: asyncio.StreamReader, sink: asyncio.StreamWriter) -> Non
             sink.write(chunk)
             await sink.drain()
     sink.close()
-
-
-def _finish(loop: asyncio.AbstractEventLoop) -> None:
-    """Cut connections that clients keep open."""
-    left = asyncio.all_tasks(loop)
-    for task in left:
-        task.cancel()
-    loop.run_until_complete(asyncio.gather(*left, return_exceptions=True))
-    loop.close()

@@ -107,7 +107,7 @@ class Project:
             "-c", "admin", "pipeline", "submit", "rides.py:daily", "--name", name,
             "--namespace", self.jobs.namespace, "--image", pipeline_images.PIPELINES,
             "--set", f"bucket={self.bucket}", "--set", f"out={name}",
-            "--cpus-per-node", "0.5", *env, *options,
+            "--cpus-per-node", "1.2", *env, *options,
         )  # fmt: skip
         assert found.returncode == 0, found.stderr
         return found.stdout + found.stderr
