@@ -46,8 +46,10 @@ def forwarded(address: str, endpoint: str) -> Iterator[str]:
 
 
 async def _copy(source: asyncio.StreamReader, sink: asyncio.StreamWriter) -> None:
-    with suppress(OSError):
-        while chunk := await source.read(CHUNK_BYTES):
-            sink.write(chunk)
-            await sink.drain()
-    sink.close()
+    try:
+        with suppress(OSError):
+            while chunk := await source.read(CHUNK_BYTES):
+                sink.write(chunk)
+                await sink.drain()
+    finally:
+        sink.close()

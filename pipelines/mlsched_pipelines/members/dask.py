@@ -125,7 +125,7 @@ async def _serve_worker(member: Member, folder: str) -> None:
     if member.rank:
         signal.signal(signal.SIGTERM, lambda *_: _leave(folder, 128 + signal.SIGTERM))
     await worker
-    # From now on rank 0 decides when it ends: tasks under way may end first.
+    # From now on rank 0 decides when it ends.
     signal.signal(signal.SIGTERM, lambda *_: None)
     while worker.status.name in _ALIVE:
         await asyncio.sleep(_LOOK_EVERY_S)

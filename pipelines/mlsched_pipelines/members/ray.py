@@ -80,7 +80,7 @@ def run(role: str, member: Member, handle: int = -1) -> int:
         if role == "worker":
             _await_head(member, asked)
         node = _start_node(member, folder, head=role == "head")
-        # In place of Ray's own. Rank 0 decides when it ends: tasks under way may end first.
+        # In place of Ray's own: from now on rank 0 decides when it ends.
         signal.signal(signal.SIGTERM, lambda *_: None)
         try:
             if role == "head":
