@@ -11,7 +11,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-BENCHES = ("decisions", "service", "supervisor_bench", "feed_bench", "clusters", "soak")
+BENCHES = ("decisions", "service", "supervisor_bench", "feed_bench", "engines", "clusters", "soak")
 
 
 def main(names: list[str]) -> int:
