@@ -11,7 +11,10 @@ import subprocess
 import sys
 from pathlib import Path
 
-BENCHES = ("decisions", "service", "supervisor_bench", "feed_bench", "engines", "clusters", "soak")
+BENCHES = (
+    *("decisions", "service", "supervisor_bench", "feed_bench", "engines", "crashes"),
+    *("clusters", "soak"),
+)
 
 
 def main(names: list[str]) -> int:

@@ -231,8 +231,13 @@ def _run_everything(jobs: Jobs, until: Until) -> None:
     """A gang to its end, a job that is cancelled, a foreign pod, a deleted job."""
     play = {"mlsched.io/run-for": "0.3s"}
     none = {"command": ["none"], "image": "none"}
-    jobs.submit("gang", play, **none, nodes=2, gpusPerNode=8)
+    jobs.submit("gang", play, **none, nodes=2, gpusPerNode=8, gangToken=True)
     until(lambda: jobs.state("gang") == "SUCCEEDED", 60)
+    (pod, _) = jobs.pods().values()
+    (reference,) = [one for one in pod["spec"]["containers"][0]["env"] if "valueFrom" in one]
+    secrets = f"/api/v1/namespaces/{jobs.namespace}/secrets"
+    name = reference["valueFrom"]["secretKeyRef"]["name"]
+    until(lambda: name not in str(jobs.plane.api("GET", secrets)), 30)
     jobs.submit("long", **none, gpusPerNode=1)
     until(lambda: jobs.state("long") == "RUNNING", 30)
     jobs.cancel("long")

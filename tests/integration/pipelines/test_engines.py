@@ -10,6 +10,7 @@ import time
 import traceback
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, suppress
+from importlib.resources import as_file, files
 from pathlib import Path
 from typing import Any
 
@@ -17,8 +18,19 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pytest
 
+from mlsched.demo.dataset import plan_digits
 from mlsched.errors import PipelineError
-from mlsched_pipelines import Call, Engine, LocalEngine, Outcome, Plan, csv, open_dataset, run
+from mlsched_pipelines import (
+    Call,
+    Engine,
+    LocalEngine,
+    Outcome,
+    Plan,
+    csv,
+    open_dataset,
+    run,
+    table,
+)
 from mlsched_pipelines.engines.dask import DaskEngine
 from mlsched_pipelines.engines.ray import RayEngine
 from mlsched_pipelines.stages import cut_stages
@@ -294,21 +306,49 @@ def plan_of(source: Path, schema: pa.Schema, out: Path) -> Plan:
     )
 
 
+def joins_of(source: Path, schema: pa.Schema, out: Path) -> Plan:
+    """A filter, a broadcast join, a hash join and a group-by."""
+    scan = Plan.scan(csv(source, schema, split_bytes=4000))
+    return joined(scan.filter(pc.field("value") > -1), scan).write(out, batch_bytes=8192)
+
+
+def demo_of(source: Path, schema: pa.Schema, out: Path) -> Plan:
+    """What `mlsched demo` builds."""
+    with as_file(files("sklearn.datasets") / "data" / "digits.csv.gz") as packed:
+        return plan_digits(packed, out)
+
+
+def joined(rows: Plan, scan: Plan) -> Plan:
+    names = Plan.scan(table(pa.table({"kind": ["k0", "k1", "k2"], "name": ["a", "b", "c"]})))
+    tops = scan.group_by("kind", {"top": ("value", "max"), "sum": ("value", "sum")}, partitions=2)
+    columns = {"rows": "count", "mean": ("value", "mean"), "top": ("top", "max")}
+    return (
+        rows.join(names, on="kind", broadcast=True)
+        .join(tops, on="kind", partitions=3)
+        .group_by(["name", "sum"], columns, partitions=2)
+    )
+
+
 @pytest.mark.slow
+@pytest.mark.parametrize("make", [plan_of, joins_of, demo_of])
 def test_any_engine_and_number_of_workers_gives_the_same_bits(
-    get_engine: GetEngine, make_csv: MakeCsv, schema: pa.Schema, tmp_path: Path
+    get_engine: GetEngine,
+    make_csv: MakeCsv,
+    schema: pa.Schema,
+    tmp_path: Path,
+    make: Callable[..., Plan],
 ) -> None:
     source = make_csv(rows=3000)
     found = []
     for name in ENGINES:
         for workers in (1, 2, 4):
             out = tmp_path / f"{name}{workers}"
-            run(plan_of(source, schema, out), pipeline="p", engine=get_engine(name, workers))
+            run(make(source, schema, out), pipeline="p", engine=get_engine(name, workers))
             dataset = open_dataset(out)
             dataset.verify()
             found.append(dataset.files)
-    assert all(files == found[0] for files in found)
-    assert len(found[0]) == 4
+    assert len(found[0]) > 1
+    assert all(each == found[0] for each in found)
 
 
 def test_a_worker_that_is_killed_in_a_run_leaves_the_same_bits(
@@ -329,8 +369,8 @@ def test_a_worker_that_is_killed_in_a_run_leaves_the_same_bits(
     for function, engine in ((keep, LocalEngine(2)), (kill_once, remote)):
         out = tmp_path / function.__name__
         scan = Plan.scan(csv(source, schema, split_bytes=4000))
-        plan = scan.map_batches(function, schema=schema, identity="same")
-        run(plan.sort(["value"]).write(out), pipeline="p", engine=engine)
+        rows = scan.map_batches(function, schema=schema, identity="same")
+        run(joined(rows, scan).sort(["name"]).write(out), pipeline="p", engine=engine)
         open_dataset(out).verify()
         found.append(open_dataset(out).files)
     assert gate.exists()

@@ -88,6 +88,7 @@ others = st.fixed_dictionaries(
         ).map(tuple),
         "retries": st.integers(0, 1000),
         "requeue": st.booleans(),
+        "gang_token": st.booleans(),
         "labels": labels,
     },
 )
