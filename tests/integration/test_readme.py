@@ -39,6 +39,7 @@ def env(tmp_path: Path) -> Iterator[dict[str, str]]:
     subprocess.run([sys.executable, "-m", "mlsched", "server", "stop"], env=kept, check=False)
 
 
+@pytest.mark.timeout(400)
 def test_every_command_of_the_readme_prints_what_it_says(
     env: dict[str, str], tmp_path: Path
 ) -> None:
@@ -51,7 +52,7 @@ def test_every_command_of_the_readme_prints_what_it_says(
                 stdout=subprocess.PIPE,
                 stderr=subprocess.STDOUT,
                 text=True,
-                timeout=120,
+                timeout=300,
                 check=False,
             )
             assert found.stdout == output, f"$ {command}"

@@ -148,7 +148,7 @@ def write_interval(out: str, number: int, gate: Any) -> None:
     """One of several writers; they begin together."""
     first = number * ROWS
     data = pa.table({"id": list(range(first, first + ROWS)), "by": [number] * ROWS})
-    gate.wait(60)
+    gate.wait(150)
     with LocalEngine(1) as engine:
         plan = Plan.scan(table(data, split_rows=100)).write(out)
         run(plan, pipeline="p", interval=str(number), engine=engine)
@@ -181,6 +181,7 @@ def reader(out: str) -> Iterator[list[object]]:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(300)
 def test_of_eight_writers_at_once_none_is_lost_and_no_reader_sees_a_part(s3_url: str) -> None:
     out = f"{s3_url}/out"
     processes = multiprocessing.get_context("spawn")
@@ -193,7 +194,7 @@ def test_of_eight_writers_at_once_none_is_lost_and_no_reader_sees_a_part(s3_url:
         for writer in writers:
             writer.start()
         for writer in writers:
-            writer.join(100)
+            writer.join(200)
     assert [writer.exitcode for writer in writers] == [0] * WRITERS
     assert wrong == []
     dataset = open_dataset(out)

@@ -21,6 +21,8 @@ from mlsched.errors import ConfigError, PipelineError, UnreachableError
 from mlsched_pipelines import Call, Engine, Outcome
 from mlsched_pipelines.starting import check_versions, make_version_probe, start_engine
 
+pytestmark = pytest.mark.timeout(300)
+
 GONE_S_MAX = 10.0
 
 DRIVER = """

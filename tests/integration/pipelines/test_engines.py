@@ -36,6 +36,8 @@ from mlsched_pipelines.engines.ray import RayEngine
 from mlsched_pipelines.stages import cut_stages
 from mlsched_pipelines.tasks import Work, run_task
 
+pytestmark = pytest.mark.timeout(300)
+
 ENGINES: dict[str, Callable[[int], Engine]] = {
     "local": LocalEngine,
     "dask": DaskEngine,
@@ -330,6 +332,7 @@ def joined(rows: Plan, scan: Plan) -> Plan:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(400)
 @pytest.mark.parametrize("make", [plan_of, joins_of, demo_of])
 def test_any_engine_and_number_of_workers_gives_the_same_bits(
     get_engine: GetEngine,

@@ -11,6 +11,7 @@ import pytest
 GUIDE = Path(__file__).parents[3] / "docs" / "guides" / "pipelines.md"
 
 
+@pytest.mark.timeout(300)
 def test_every_block_of_the_guide_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     blocks = re.findall(r"^```python\n(.*?)^```", GUIDE.read_text(), re.MULTILINE | re.DOTALL)
