@@ -29,7 +29,7 @@ RUNS_SHOWN_MAX = 20
 
 
 def refuse_cluster(session: Session) -> None:
-    """Pipelines run here, whatever the context says.
+    """These commands are about runs in this process and their records here.
 
     Raises:
         ConfigError: the context is a cluster.
@@ -41,9 +41,9 @@ def refuse_cluster(session: Session) -> None:
     from mlsched.errors import ConfigError
 
     raise ConfigError(
-        f"pipelines run on this machine for now, not in the context {session.context!r}.",
-        "As a job of that cluster, with an image that holds the file: "
-        f"mlsched -c {quote(session.context)} run -- mlsched pipeline run FILE.py:NAME",
+        f"this is about runs of this machine, not of the context {session.context!r}.",
+        "As a job of that cluster, with an image that has mlsched: "
+        f"mlsched -c {quote(session.context)} pipeline submit FILE.py:NAME",
     )
 
 

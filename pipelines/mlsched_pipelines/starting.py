@@ -204,7 +204,7 @@ def start_agent(module: str, options: dict[str, Any]) -> AgentPeer:
                 "path": [os.path.abspath(entry) for entry in sys.path],  # noqa: PTH100
                 "module": module,
                 "options": options,
-                "folder": _make_folder(),
+                "folder": make_private_folder(),
                 "link": theirs.fileno(),
                 "caller": os.getpid(),
                 "leave_s_max": LEAVE_S_MAX,
@@ -228,7 +228,7 @@ def start_agent(module: str, options: dict[str, Any]) -> AgentPeer:
     return peer
 
 
-def _make_folder() -> str:
+def make_private_folder() -> str:
     """A private directory whose path is short enough for sockets."""
     roots = [tempfile.gettempdir(), "/tmp"]
     short = [root for root in roots if len(root) <= FOLDER_CHARS_MAX]

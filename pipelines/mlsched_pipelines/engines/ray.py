@@ -114,7 +114,7 @@ def _start(report: Report, folder: str, workers: int, memory_max_bytes: int) -> 
         }
     )
     ray = import_extra("ray", "ray")
-    _stay_local()
+    stay_local()
     ray.init(
         address="local",
         num_cpus=workers,
@@ -130,7 +130,7 @@ def _start(report: Report, folder: str, workers: int, memory_max_bytes: int) -> 
     return RayPlacer(report, ray, workers, about)
 
 
-def _stay_local() -> None:
+def stay_local() -> None:
     """Make Ray listen on the loopback address, and start without what no call needs.
 
     Ray turns 127.0.0.1 into the address of the network card, except where it is not meant for

@@ -22,7 +22,7 @@ from contextlib import contextmanager
 from msgspec import Struct
 
 from mlsched.errors import ConfigError, UnreachableError
-from mlsched_pipelines.starting import _make_folder
+from mlsched_pipelines.starting import make_private_folder
 
 ENGINES = ("dask", "ray")
 TOKEN_VARIABLE = "MLSCHED_GANG_TOKEN"
@@ -113,7 +113,7 @@ def host_port(host: str, port: int) -> str:
 @contextmanager
 def private_folder() -> Iterator[str]:
     """A directory of this process, short enough for sockets; removed in the end."""
-    folder = _make_folder()
+    folder = make_private_folder()
     try:
         yield folder
     finally:

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from mlsched.errors import UnreachableError
-from mlsched_pipelines.engines.ray import STORE_BYTES_MIN, STORE_SHARE, _stay_local
+from mlsched_pipelines.engines.ray import STORE_BYTES_MIN, STORE_SHARE, stay_local
 from mlsched_pipelines.members import (
     MEMBERS_S_MAX,
     Member,
@@ -76,7 +76,7 @@ def run(role: str, member: Member, handle: int = -1) -> int:
     with private_folder() as folder:
         configure(member, folder)
         import_extra("ray", "ray")
-        _stay_local()
+        stay_local()
         if role == "worker":
             _await_head(member, asked)
         node = _start_node(member, folder, head=role == "head")

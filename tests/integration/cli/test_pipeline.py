@@ -369,8 +369,8 @@ def test_runs_in_a_cluster_are_refused_with_the_way_to_do_it(project):
     ):
         ended = project.run(*words, "-c", "prod", **kube)
         assert ended.returncode == 1
-        assert "pipelines run on this machine for now" in ended.stderr
-        assert "mlsched -c prod run -- mlsched pipeline run FILE.py:NAME" in ended.stderr
+        assert "this is about runs of this machine, not of the context 'prod'" in ended.stderr
+        assert "mlsched -c prod pipeline submit FILE.py:NAME" in ended.stderr
     assert project.run("ls", "-c", "local", **kube).returncode == 0
 
 
