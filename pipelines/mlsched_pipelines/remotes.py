@@ -27,7 +27,7 @@ from msgspec import Struct
 
 from mlsched.errors import ConfigError, PipelineError, UnreachableError
 from mlsched.units import format_bytes
-from mlsched_pipelines.engines import Call, Outcome, Ref
+from mlsched_pipelines.engines import UNBOUNDED_BYTES, Call, Outcome, Ref
 from mlsched_pipelines.pickling import pack, unpack
 
 LOSSES_MAX = 3
@@ -116,7 +116,7 @@ class RemoteEngine:
         self, peer: Peer, calls_max: int | None = None, worker_memory_max_bytes: int | None = None
     ) -> None:
         self.slots = min(peer.slots, calls_max or peer.slots)
-        self.worker_memory_max_bytes = worker_memory_max_bytes
+        self.worker_memory_max_bytes = worker_memory_max_bytes or UNBOUNDED_BYTES
         self._peer = peer
         self._numbers = itertools.count()
         self._waiting: deque[int] = deque()

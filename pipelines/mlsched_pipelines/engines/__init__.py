@@ -29,6 +29,9 @@ from msgspec import Struct
 Ref = NewType("Ref", object)
 """A value that workers can reach; opaque to all but the engine that made it."""
 
+UNBOUNDED_BYTES = 1 << 60
+"""Memory of workers whose bound is not known: this machine's says nothing about theirs."""
+
 
 class Call(Struct, frozen=True):
     """One call of ``function(value of shared, argument)`` on some worker."""
@@ -60,7 +63,10 @@ class Engine(Protocol):
 
     @property
     def worker_memory_max_bytes(self) -> int | None:
-        """What one call may take in its worker; None where calls share what the run may take."""
+        """What one call may take in its worker; None where calls share what the run may take.
+
+        `UNBOUNDED_BYTES` where workers are those of others and their bound is not known.
+        """
 
     def put_ref(self, value: Any) -> Ref:
         """Make a value reachable for workers."""

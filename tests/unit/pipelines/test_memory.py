@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from mlsched_pipelines import memory
+from mlsched_pipelines.engines import UNBOUNDED_BYTES
 from mlsched_pipelines.memory import Budget, default_budget_bytes, find_budget
 
 GIB = 1 << 30
@@ -25,6 +26,7 @@ def engine(slots: int, worker_bytes: int | None) -> Any:
         (2 * GIB, None, Budget(8 * GIB, 2 * GIB)),
         (2 * GIB, 3 * GIB, Budget(3 * GIB, 2 * GIB)),
         (2 * GIB, 1 * GIB, Budget(1 * GIB, 1 * GIB)),
+        (UNBOUNDED_BYTES, None, Budget(4 * UNBOUNDED_BYTES, UNBOUNDED_BYTES)),
     ],
 )
 def test_a_task_may_take_what_its_worker_has_and_the_run_what_is_asked_for(
