@@ -35,6 +35,10 @@ from mlsched.errors import MlschedError
 PAUSE_S, PAUSE_S_MAX = 0.25, 2.0
 """Between two looks for pods and containers that have not started; doubles while there are none."""
 
+ABSENT = (400, 404)
+"""There is no log: the container has not begun, or the kubelet does not know its pod, which may have
+come a moment ago."""
+
 ENDED_STATES = frozenset({"SUCCEEDED", "FAILED", "CANCELLED"})
 _RANK = re.compile(r"rank-(\d{1,6})")
 
@@ -274,7 +278,7 @@ class ContainerMirror:
                 file.write(self._lines.finish())
         except ApiError as error:
             self._file.unlink(missing_ok=True)
-            if error.code not in (400, 404):
+            if error.code not in ABSENT:
                 raise
 
     def _run(self) -> None:
@@ -326,7 +330,7 @@ class ContainerMirror:
         try:
             self._read(write, follow=True)
         except ApiError as error:
-            if error.code != 400:
+            if error.code not in ABSENT:
                 raise
         return has_ended
 

@@ -205,6 +205,15 @@ class Vanishing(FakePods):
         return super().get(path, params)
 
 
+class Ending(FakePods):
+    """The pod ends before its log is asked for the last time."""
+
+    def get(self, path, params=None):
+        if len(self.logs["train-1-0"]) == 1:
+            self._phase = "Succeeded"
+        return super().get(path, params)
+
+
 def test_a_last_line_without_an_end_is_kept_when_its_pod_is_gone(follow):
     pods = Vanishing({"train-1-0": [[line(b"a"), TIME + b" b"]]}, phase="Running")
     assert follow(pods) == ([(0, b"a"), (0, b"b")], [])
@@ -212,8 +221,15 @@ def test_a_last_line_without_an_end_is_kept_when_its_pod_is_gone(follow):
 
 def test_a_last_line_without_an_end_is_kept_when_the_log_is_gone(follow):
     gone = ApiError(404, "NotFound", "no such pod")
-    pods = FakePods({"train-1-0": [[line(b"a"), TIME + b" b"], gone]}, phase="Running")
+    pods = Ending({"train-1-0": [[line(b"a"), TIME + b" b"], gone, gone]}, phase="Running")
     assert follow(pods) == ([(0, b"a"), (0, b"b")], [])
+
+
+@pytest.mark.parametrize("code", [400, 404])
+def test_a_log_that_is_not_there_yet_is_asked_for_again(follow, code):
+    early = ApiError(code, "", "not yet")
+    pods = Ending({"train-1-0": [early, early, [line(b"a")]]}, phase="Pending")
+    assert follow(pods) == ([(0, b"a")], [])
 
 
 def test_a_container_that_takes_its_time_is_asked_for_less_and_less(follow, monkeypatch):
