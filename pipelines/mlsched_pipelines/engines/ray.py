@@ -37,6 +37,9 @@ Source: ray_constants.OBJECT_STORE_MINIMUM_MEMORY_BYTES.
 WORKERS_S_MAX = 30.0
 """Until an existing cluster has a CPU, and answers."""
 
+JOIN_TRIES = 4
+"""Connections to a cluster that are begun before it counts as unreachable."""
+
 RECONNECT_S = "10"
 """A cluster that does not answer for so long is gone; Ray's own defaults are 60 and 30 s."""
 
@@ -85,7 +88,7 @@ def start_placer(
         os.environ.setdefault(name, RECONNECT_S)
     ray = import_extra("ray", "ray")
     try:
-        ray.init(address=address, log_to_driver=False, logging_level=logging.CRITICAL)
+        _join(ray, address)
     except (ConnectionError, TimeoutError) as error:
         raise UnreachableError(
             f"No Ray cluster answers at {address}: {error}.",
@@ -95,6 +98,24 @@ def start_placer(
         raise ConfigError(f"Ray cannot join the cluster at {address}: {error}") from error
     about = f"the Ray cluster at {address}"
     return RayPlacer(report, ray, _count_cpus(ray, about), about)
+
+
+def _join(ray: Any, address: str) -> None:
+    """Connect to a cluster.
+
+    Each client of a ``ray://`` address gets a server process of its own, and one in some ten that a
+    busy head forks among its threads dies before it begins: another try gets another one.
+
+    Raises:
+        ConnectionError, TimeoutError, RuntimeError, ValueError: Ray cannot.
+    """
+    for left in reversed(range(JOIN_TRIES)):
+        try:
+            ray.init(address=address, log_to_driver=False, logging_level=logging.CRITICAL)
+            return
+        except ConnectionAbortedError:
+            if not left:
+                raise
 
 
 def _start(report: Report, folder: str, workers: int, memory_max_bytes: int) -> RayPlacer:

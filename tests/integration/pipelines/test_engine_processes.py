@@ -41,7 +41,7 @@ with start_engine(name, workers=2) as engine:
         engine.submit(Call("t", pow, shared, 1))
         print("started", flush=True)
         engine.wait_any()
-        raise SystemExit(0)
+        raise SystemExit(bool({"ray", "distributed"} & set(sys.modules)))
     for number in range(2):
         engine.submit(Call(f"t{number}", stay, shared, folder))
     while len(list(folder.glob("pid*"))) < 2:
@@ -195,7 +195,6 @@ def test_a_cluster_of_our_own_is_private_and_bounded(
     assert "MiB each" in str(error)
     assert list(folder.iterdir()) == []
     assert dict(os.environ) == environment
-    assert "ray" not in sys.modules
 
 
 @pytest.mark.parametrize(
@@ -228,7 +227,7 @@ def test_other_versions_are_refused() -> None:
 
 
 @contextmanager
-def running(*command: str, folder: Path) -> Iterator[subprocess.Popen[str]]:
+def running(*command: str, folder: Path, **env: str) -> Iterator[subprocess.Popen[str]]:
     """A process with all that it starts, in a directory of its own."""
     log = folder / "log"
     with log.open("w") as file:
@@ -239,7 +238,7 @@ def running(*command: str, folder: Path) -> Iterator[subprocess.Popen[str]]:
             text=True,
             start_new_session=True,
             cwd=folder,
-            env=os.environ | {"RAY_USAGE_STATS_ENABLED": "0", "TMPDIR": str(folder)},
+            env=os.environ | {"RAY_USAGE_STATS_ENABLED": "0", "TMPDIR": str(folder)} | env,
         )
     try:
         yield process
@@ -326,6 +325,20 @@ print("used")
 """
 
 
+DIES_ONCE = """
+import os, sys
+
+if "specific-server" in " ".join(sys.orig_argv):
+    try:
+        os.close(os.open(os.environ["DIED"], os.O_CREAT | os.O_EXCL))
+    except FileExistsError:
+        pass
+    else:
+        os._exit(1)
+"""
+"""Makes the first process die that a cluster of Ray starts to serve a client."""
+
+
 def find_ports() -> tuple[int, int]:
     with socket.socket() as one, socket.socket() as other:
         one.bind(("127.0.0.1", 0))
@@ -341,11 +354,13 @@ def test_an_existing_ray_cluster_is_used_and_its_loss_told(
 ) -> None:
     # A token of the user would make Ray ask for it, wherever there is one.
     monkeypatch.setenv("RAY_AUTH_MODE", "disabled")
+    (folder / "sitecustomize.py").write_text(DIES_ONCE)
+    env = {"PYTHONPATH": str(folder), "DIED": str(folder / "died")}
     port, client_port = find_ports()
     command = f"start --head --block --node-ip-address 127.0.0.1 --port {port} --num-cpus 2"
     options = f"--ray-client-server-port {client_port} --include-dashboard false"
     start = [sys.executable, "-m", "ray.scripts.scripts", *command.split(), *options.split()]
-    with running(*start, "--temp-dir", str(folder / "r"), folder=folder) as process:
+    with running(*start, "--temp-dir", str(folder / "r"), folder=folder, **env) as process:
         wait_for(lambda: "Ray runtime started" in (folder / "log").read_text())
         if how == "variable":
             monkeypatch.setenv("RAY_ADDRESS", f"127.0.0.1:{port}")
@@ -358,4 +373,5 @@ def test_an_existing_ray_cluster_is_used_and_its_loss_told(
             assert engine.slots == 2
             engine.submit(Call("t", lambda a, b: a + b, engine.put_ref(10), 1))
             assert collect(engine, 1)["t"].value == 11
+            assert (folder / "died").exists() == (how == "client")
             check_lost(engine, folder, process)
