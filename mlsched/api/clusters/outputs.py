@@ -36,8 +36,8 @@ PAUSE_S, PAUSE_S_MAX = 0.25, 2.0
 """Between two looks for pods and containers that have not started; doubles while there are none."""
 
 ABSENT = (400, 404)
-"""There is no log: the container has not begun, or the kubelet does not know its pod, which may have
-come a moment ago."""
+"""There is no log: the container has not begun, or its kubelet does not know the pod, not yet or no
+longer."""
 
 ENDED_STATES = frozenset({"SUCCEEDED", "FAILED", "CANCELLED"})
 _RANK = re.compile(r"rank-(\d{1,6})")
