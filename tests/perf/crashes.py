@@ -72,7 +72,7 @@ def work(table):
 ray.init(address="local", num_cpus=2, include_dashboard=False, log_to_driver=False)
 ray.data.DataContext.get_current().enable_progress_bars = False
 found = ray.data.read_parquet(source, override_num_blocks=10)
-found.map_batches(work, batch_format="pyarrow").write_parquet(out)
+found.map_batches(work, batch_format="pyarrow", batch_size=6_000).write_parquet(out)
 """
 DASK = """
 import dask.dataframe as dd
