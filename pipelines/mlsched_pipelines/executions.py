@@ -14,7 +14,7 @@ from msgspec import Struct
 
 from mlsched.errors import InvariantError, MlschedError, PipelineError
 from mlsched_pipelines.engines import Call, Engine, Outcome
-from mlsched_pipelines.exchanges import part_bytes
+from mlsched_pipelines.exchanges import handed_bytes
 from mlsched_pipelines.manifests import TaskRecord
 from mlsched_pipelines.memory import Budget, check_task_fits, task_memory_bytes
 from mlsched_pipelines.plans import Plan
@@ -104,10 +104,11 @@ class Execution:
             if (record := self._resume(work.task_id(number))) is not None
         }
         self.resumed += len(done)
-        self._meter.begin(work, done.values())
+        sizes_bytes = self._input_bytes(stage)
+        self._meter.begin(work, sizes_bytes, done.values())
         self.check_budget(done.values())
         if len(done) < stage.tasks:
-            self._run_tasks(stage, self._tasks(work, done), done)
+            self._run_tasks(stage, self._tasks(work, sizes_bytes, done), done)
         return tuple(done[number] for number in range(stage.tasks))
 
     def _work(self, stage: Stage) -> Work:
@@ -130,8 +131,21 @@ class Execution:
         self._store.delete([path])
         return None
 
-    def _tasks(self, work: Work, done: dict[int, TaskRecord]) -> list[Task]:
-        stage, sides = work.stage, [records for records, _ in work.sides]
+    def _input_bytes(self, stage: Stage) -> list[int]:
+        """What each task of a stage reads, but for the other sides of its broadcast joins."""
+        if stage.source is not None:
+            return [split.size_bytes for split in stage.splits]
+        return list(map(sum, zip(*map(self._handed_bytes, stage.inputs), strict=True)))
+
+    def _handed_bytes(self, number: int) -> list[int]:
+        exchange = self.stages[number].exchange
+        return [] if exchange is None else handed_bytes(self.records[number], exchange)
+
+    def _tasks(
+        self, work: Work, sizes_bytes: Sequence[int], done: dict[int, TaskRecord]
+    ) -> list[Task]:
+        stage = work.stage
+        sides_bytes = sum(sum(self._handed_bytes(at)) for at in stage.broadcasts)
         shared = self._engine.put_ref(work)
         tasks: list[Task] = []
         for number in range(stage.tasks):
@@ -140,7 +154,7 @@ class Execution:
             path = stage.splits[number].pin.path if stage.source is not None else ""
             near = self._engine.locality([path]) if path else ()
             what = path or f"partition {number + 1} of {stage.tasks}"
-            needed = task_memory_bytes(stage, number, work.inputs, sides)
+            needed = task_memory_bytes(stage, sizes_bytes[number], sides_bytes)
             check_task_fits(stage, what, needed, self._budget.task_bytes)
             call = Call(work.task_id(number), run_task, shared, number, near)
             tasks.append(Task(number, call, needed, what))
@@ -230,15 +244,11 @@ class _Meter:
         }
         self._done = self._rows_in = self._rows_out = self._bytes_done = self._bytes_here = 0
 
-    def begin(self, work: Work, resumed: Iterable[TaskRecord]) -> None:
+    def begin(self, work: Work, sizes_bytes: list[int], resumed: Iterable[TaskRecord]) -> None:
         """A stage begins; some of its tasks were done before."""
         stage = work.stage
         self._stage = stage
-        if stage.source is None:
-            self._sizes[stage.number] = [
-                sum(part_bytes(records, number) for records in work.inputs)
-                for number in range(stage.tasks)
-            ]
+        self._sizes[stage.number] = sizes_bytes
         ids = {work.task_id(number): number for number in range(stage.tasks)}
         for record in resumed:
             self._count(stage, record, ids[record.task_id])

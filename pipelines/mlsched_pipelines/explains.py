@@ -78,7 +78,6 @@ def _explain_stage(stage: Stage) -> StageExplanation:
     sizes = [split.size_bytes for split in stage.splits]
     needed = None
     if not stage.broadcasts:
-        tasks = range(stage.tasks)
-        needed = max((task_memory_bytes(stage, number, (), ()) for number in tasks), default=0)
+        needed = task_memory_bytes(stage, max(sizes, default=0), 0)
     reads = describe_source(stage.source, stage.splits)
     return StageExplanation(stage.name, reads, steps, stage.tasks, sum(sizes), needed)

@@ -61,7 +61,9 @@ class ExchangeFile(Struct, frozen=True):
     """Relative to the dataset's directory."""
     size_bytes: int
     parts: tuple[Part, ...]
-    """One for each partition."""
+    """One for each partition; of rows that are sorted one for each batch."""
+    index: bytes = b""
+    """Of rows that are sorted: see `mlsched_pipelines.sorts`."""
 
 
 class TaskRecord(Struct, frozen=True):

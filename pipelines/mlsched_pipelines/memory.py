@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
 
 from msgspec import Struct
@@ -11,8 +11,6 @@ from msgspec import Struct
 from mlsched.errors import PipelineError
 from mlsched.units import format_bytes
 from mlsched_pipelines.engines import Engine
-from mlsched_pipelines.exchanges import part_bytes
-from mlsched_pipelines.manifests import TaskRecord
 from mlsched_pipelines.stages import Stage
 
 MEMORY_FACTORS = {"scan": 3, "sort": 3, "join": 4, "group_by": 6}
@@ -28,20 +26,9 @@ BUDGET_SHARE = 0.6
 CGROUPS = Path("/sys/fs/cgroup")
 
 
-def task_memory_bytes(
-    stage: Stage,
-    number: int,
-    inputs: Sequence[Sequence[TaskRecord]],
-    sides: Sequence[Sequence[TaskRecord]],
-) -> int:
+def task_memory_bytes(stage: Stage, input_bytes: int, sides_bytes: int) -> int:
     """An estimate of what one task takes: so many times its input, and the sides of its joins."""
-    factor = MEMORY_FACTORS[stage.name]
-    size = (
-        stage.splits[number].size_bytes
-        if stage.source is not None
-        else sum(part_bytes(records, number) for records in inputs)
-    )
-    return factor * size + SIDE_MEMORY_FACTOR * sum(part_bytes(records, 0) for records in sides)
+    return MEMORY_FACTORS[stage.name] * input_bytes + SIDE_MEMORY_FACTOR * sides_bytes
 
 
 class Budget(Struct, frozen=True):
@@ -73,8 +60,6 @@ def check_task_fits(stage: Stage, what: str, needed_bytes: int, budget_bytes: in
         if stage.source is not None
         else f"Give more memory, or more tasks: {stage.name}(partitions=...)."
     )
-    if stage.name == "sort":
-        hint = "Give more memory, or project and filter before the sort."
     raise PipelineError(
         f"{stage.name}: the task of {what} needs about {format_bytes(needed_bytes)} of memory, "
         f"a task may take {format_bytes(budget_bytes)}.",

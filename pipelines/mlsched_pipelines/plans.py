@@ -30,6 +30,7 @@ from mlsched_pipelines.fingerprints import fingerprint
 from mlsched_pipelines.joins import Keys, added_columns, check_join, joined_schema, read_keys
 from mlsched_pipelines.partitions import PARTITIONS_MAX
 from mlsched_pipelines.schema import Contract, as_contract, unknown_field
+from mlsched_pipelines.sorts import check_sortable
 from mlsched_pipelines.sources import Source
 from mlsched_pipelines.splits import Pruned, Split
 from mlsched_pipelines.steps import (
@@ -49,12 +50,11 @@ from mlsched_pipelines.steps import (
 )
 from mlsched_pipelines.stores import open_store
 
-SORT_MEMORY_MAX_BYTES = 2 << 30
 BATCH_BYTES = 8 << 20
 SHARD_BYTES_MAX = 256 << 20
 
 PARTITION_BYTES = 32 << 20
-"""Input of one task of a group-by or hash join, where nobody says how many there are to be."""
+"""Input of one task of a sort, group-by or hash join, where nobody says how many there are."""
 
 BROADCAST_BYTES_MAX = 32 << 20
 """Input up to which the other side of a join is given to every task, where nobody says so."""
@@ -205,17 +205,23 @@ class Plan(Struct, frozen=True):
 
     def sort(
         self,
-        keys: Sequence[str | tuple[str, Order]],
+        keys: str | Sequence[str | tuple[str, Order]],
         *,
-        memory_max_bytes: int = SORT_MEMORY_MAX_BYTES,
+        partitions: int | None = None,
     ) -> Plan:
-        """Sort the whole output; nulls and NaN come last.
+        """Sort the whole output; nulls and NaN come last, equal rows keep their order.
 
-        One task holds all rows that reach the sort, about three times: the rows, an index of 8
-        bytes a row and the sorted copy. It refuses to start beyond ``memory_max_bytes``.
+        Args:
+            keys: Names of columns, or pairs of a name and ``ascending`` or ``descending``.
+            partitions: Tasks that take a range of the order each; by default one for each 32 MiB of
+                input. Each holds its rows about three times.
+
+        Raises:
+            SchemaMismatchError: a field is missing, or its type has no order.
         """
         pairs: tuple[tuple[str, Order], ...] = tuple(
-            (key, "ascending") if isinstance(key, str) else key for key in keys
+            (key, "ascending") if isinstance(key, str) else key
+            for key in ([keys] if isinstance(keys, str) else keys)
         )
         if not pairs or any(order not in {"ascending", "descending"} for _, order in pairs):
             raise PipelineError(
@@ -224,7 +230,13 @@ class Plan(Struct, frozen=True):
         for name, _ in pairs:
             if name not in self.schema.names:
                 raise unknown_field(name, self.schema.names, "sort asks for")
-        return self._with(Sort(pairs, memory_max_bytes), self.schema)
+        # A column that is named once more orders nothing.
+        orders: dict[str, Order] = {}
+        for name, order in pairs:
+            orders.setdefault(name, order)
+        check_sortable(self.schema, orders)
+        count = _partitions(partitions, self.input_bytes, "sort")
+        return self._with(Sort(tuple(orders.items()), count), self.schema)
 
     def write(
         self,

@@ -18,7 +18,7 @@ from mlsched.errors import InvariantError
 from mlsched_pipelines.plans import Plan
 from mlsched_pipelines.sources import Source
 from mlsched_pipelines.splits import Split
-from mlsched_pipelines.steps import GroupBy, Join, JoinPlan, Narrow, Sort, Step, Wide
+from mlsched_pipelines.steps import GroupBy, Join, JoinPlan, Narrow, Order, Sort, Step, Wide
 
 
 class Exchange(Struct, frozen=True):
@@ -29,6 +29,8 @@ class Exchange(Struct, frozen=True):
     partitions: int
     partial: GroupBy | None = None
     """Rows are combined before they are handed on."""
+    order: tuple[tuple[str, Order], ...] = ()
+    """Rows are sorted before they are handed on; partitions are ranges of this order."""
 
 
 class Stage(Struct, frozen=True):
@@ -88,7 +90,9 @@ class _Cut:
                 exchange = Exchange(step.keys, step.partitions, step)
                 self._begin(step, (self.close(schema, exchange),), step.partitions)
             case Sort():
-                self._begin(step, (self.close(schema, Exchange((), 1)),), 1)
+                order = step.keys if step.partitions > 1 else ()
+                exchange = Exchange((), step.partitions, order=order)
+                self._begin(step, (self.close(schema, exchange),), step.partitions)
             case _:
                 self._steps.append(step)
 

@@ -73,14 +73,15 @@ class MapBatches(Struct, frozen=True):
 
 
 class Sort(Struct, frozen=True):
-    """All rows in one order, as one task; equal rows keep the order of the input."""
+    """All rows in one order; equal rows keep the order of the input."""
 
     keys: tuple[tuple[str, Order], ...]
-    memory_max_bytes: int
+    partitions: int
+    """Tasks that share the rows, a range of the order each."""
 
     def identity(self) -> bytes:
         """Bytes that are equal for equal sorts."""
-        return b"sort" + repr(self.keys).encode()
+        return repr((b"sort", self.keys, self.partitions)).encode()
 
     def __str__(self) -> str:
         return f"sort by {', '.join(f'{name} {order}' for name, order in self.keys)}"

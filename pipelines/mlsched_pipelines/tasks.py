@@ -11,26 +11,28 @@ from collections.abc import Iterable, Iterator
 from functools import partial
 
 import pyarrow as pa
-import pyarrow.compute as pc
 from msgspec import Struct
 
 from mlsched.errors import PipelineError
-from mlsched.units import format_bytes
 from mlsched_pipelines.aggregates import make_partial, merge_partials
-from mlsched_pipelines.exchanges import read_partition, read_side, spread, write_exchange
+from mlsched_pipelines.exchanges import (
+    read_partition,
+    read_range,
+    read_side,
+    spread,
+    write_exchange,
+)
 from mlsched_pipelines.joins import join_rows
 from mlsched_pipelines.kernels import apply_steps, as_blocks
 from mlsched_pipelines.manifests import ExchangeFile, FileRecord, TaskRecord, decode_task, encode
 from mlsched_pipelines.outputs import Output, stage_rejects
 from mlsched_pipelines.rows import Block, RowLedger
 from mlsched_pipelines.schema import conform
+from mlsched_pipelines.sorts import sort_rows
 from mlsched_pipelines.stages import Exchange, Stage
 from mlsched_pipelines.steps import GroupBy, Join, Sort, Write
 from mlsched_pipelines.stores import Store, open_store
 from mlsched_pipelines.stores.files import full_disk_explained
-
-SORT_MEMORY_FACTOR = 3
-"""Rows, sorted copy, and the index with Arrow's working memory."""
 
 Records = tuple[TaskRecord, ...]
 
@@ -108,11 +110,12 @@ def _begin(work: Work, store: Store, number: int) -> tuple[RowLedger, Iterator[B
 
 def _gather(work: Work, store: Store, number: int, ledger: RowLedger) -> Iterator[Block]:
     """What the head of a stage makes of a partition."""
-    inputs = [read_partition(store, records, number) for records in work.inputs]
+    inputs = _read_inputs(work, store, number)
     ledger.rows_in += sum(table.num_rows for tables in inputs for table in tables)
     match work.stage.head:
         case Sort() as sort:
-            yield from _sort(_whole(inputs[0], work.stage.input_schemas[0]), sort)
+            whole = _whole(inputs[0], work.stage.input_schemas[0])
+            yield from as_blocks(sort_rows(whole, sort.keys))
         case GroupBy() as group_by:
             yield from _merge(inputs[0], group_by, work.stage.input_schemas[0], ledger)
         case Join() as join:
@@ -122,9 +125,12 @@ def _gather(work: Work, store: Store, number: int, ledger: RowLedger) -> Iterato
             raise PipelineError("A stage begins with a source or a wide step.")
 
 
-def _sort(table: pa.Table, sort: Sort) -> Iterator[Block]:
-    check_sort_memory(sort, table.nbytes)
-    yield from as_blocks(table.take(pc.sort_indices(table, sort_keys=list(sort.keys))))
+def _read_inputs(work: Work, store: Store, number: int) -> list[list[pa.Table]]:
+    head = work.stage.head
+    if isinstance(head, Sort) and head.partitions > 1:
+        (records,) = work.inputs
+        return [read_range(store, records, head.keys, head.partitions, number)]
+    return [read_partition(store, records, number) for records in work.inputs]
 
 
 def _merge(
@@ -147,21 +153,6 @@ def _join(left: pa.Table, right: pa.Table, step: Join, ledger: RowLedger) -> Ite
 
 def _whole(tables: list[pa.Table], schema: pa.Schema) -> pa.Table:
     return pa.concat_tables(tables) if tables else schema.empty_table()
-
-
-def check_sort_memory(sort: Sort, size_bytes: int) -> None:
-    """The sort fits its bound.
-
-    Raises:
-        PipelineError: it does not; the message has the numbers.
-    """
-    needed = size_bytes * SORT_MEMORY_FACTOR
-    if needed > sort.memory_max_bytes:
-        raise PipelineError(
-            f"sort: {format_bytes(size_bytes)} of rows need about {format_bytes(needed)} of "
-            f"memory, allowed are {format_bytes(sort.memory_max_bytes)}.",
-            "Raise sort(memory_max_bytes=...), or project and filter before the sort.",
-        )
 
 
 def _stage(
@@ -202,5 +193,5 @@ def _hand_on(
     ledger: RowLedger,
     exchange: Exchange,
 ) -> ExchangeFile:
-    schema, parts = spread(blocks, work.stage.schema, exchange, ledger)
-    return write_exchange(store, f"{work.folder}/{task_id}.rows", schema, parts)
+    handed = spread(blocks, work.stage.schema, exchange, ledger)
+    return write_exchange(store, f"{work.folder}/{task_id}.rows", handed)

@@ -60,6 +60,7 @@ def steps(source: Any, out: str | Path) -> Plan:
         scan.filter(pc.field("id") >= 50)
         .join(names, on="kind")
         .join(scan.group_by("kind", {"top": ("value", "max")}), on="kind", partitions=2)
+        .sort([("value", "descending")], partitions=2)
         .group_by("name", {"rows": "count", "sum": ("value", "sum"), "top": ("top", "max")})
         .write(out, rejects_max=5)
     )

@@ -51,7 +51,7 @@ def work(source, out, die_at):
     size, count = (16_000, 1) if out.startswith("s3:") else (8000, 2)
     scan = Plan.scan(csv(source, schema, split_bytes=size))
     tops = scan.group_by("kind", {"top": ("value", "max")}, partitions=count)
-    plan = scan.join(tops, on="kind", partitions=count).sort([("value", "ascending")])
+    plan = scan.join(tops, on="kind", partitions=count).sort("value", partitions=count)
     with LocalEngine(1 if die_at else 2) as engine:
         run(plan.write(out), engine=engine)
     tell("steps", calls)

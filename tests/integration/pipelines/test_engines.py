@@ -303,7 +303,7 @@ def plan_of(source: Path, schema: pa.Schema, out: Path) -> Plan:
         Plan.scan(csv(source, schema, split_bytes=4000))
         .filter(pc.field("value") > -1)
         .map_batches(lambda b: b.set_column(1, "value", pc.exp(b.column(1))), schema=schema)
-        .sort([("kind", "ascending"), ("value", "descending")])
+        .sort([("kind", "ascending"), ("value", "descending")], partitions=3)
         .write(out, partition_by="kind", batch_bytes=8192)
     )
 

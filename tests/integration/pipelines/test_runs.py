@@ -72,23 +72,31 @@ def test_parquet_and_arrow_files_give_the_same_rows_as_csv(
         assert open_dataset(tmp_path / name).to_table().equals(data), name
 
 
+@pytest.mark.parametrize("partitions", [1, 3])
 def test_a_sort_is_over_all_splits_and_keeps_equal_rows_in_order(
-    tmp_path: Path, make_csv: MakeCsv, schema: pa.Schema
+    tmp_path: Path, make_csv: MakeCsv, schema: pa.Schema, partitions: int
 ) -> None:
     source = csv(make_csv(rows=1000), schema, split_bytes=3000)
-    plan = Plan.scan(source).sort([("kind", "descending")]).filter(pc.field("id") != 5)
+    plan = Plan.scan(source).sort([("kind", "descending")], partitions=partitions)
+    plan = plan.filter(pc.field("id") != 5)
     report = run(plan.write(tmp_path / "out"))
     found = open_dataset(tmp_path / "out").to_table().select(["kind", "id"]).to_pylist()
     assert found == sorted(found, key=lambda row: (-int(row["kind"][1:]), row["id"]))
     assert report.counts == Counts(rows_in=1000, rows_out=999, filtered=1)
 
 
-def test_a_sort_beyond_its_memory_bound_says_the_numbers(
+def test_a_sort_that_does_not_fit_its_memory_says_the_numbers(
     tmp_path: Path, make_csv: MakeCsv, schema: pa.Schema
 ) -> None:
-    plan = Plan.scan(csv(make_csv(), schema)).sort(["id"], memory_max_bytes=1000)
-    with pytest.raises(PipelineError, match=r"need about .* allowed are 1000 B"):
-        run(plan.write(tmp_path / "out"))
+    source = csv(make_csv(rows=1000), schema, split_bytes=1000)
+    plan = Plan.scan(source).sort(["id"], partitions=1).write(tmp_path / "out")
+    with pytest.raises(PipelineError, match=r"sort: .* needs about .* may take 19.5 KiB") as error:
+        run(plan, memory_max_bytes=20_000)
+    assert "sort(partitions=...)" in error.value.hint
+    run(
+        Plan.scan(source).sort(["id"], partitions=20).write(tmp_path / "out"),
+        memory_max_bytes=20_000,
+    )
 
 
 def test_partitions_can_be_read_apart(tmp_path: Path, make_csv: MakeCsv, schema: pa.Schema) -> None:

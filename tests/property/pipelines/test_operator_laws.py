@@ -14,7 +14,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mlsched_pipelines import LocalEngine, Plan, open_dataset, parquet, run, table
+from mlsched_pipelines import LocalEngine, Plan, open_dataset, parquet, run, sorts, table
+from mlsched_pipelines.manifests import ExchangeFile, Part
 from mlsched_pipelines.partitions import assign_partitions
 
 settings.register_profile("pipelines", deadline=None, max_examples=40)
@@ -136,6 +137,67 @@ def test_a_group_by_gives_what_pandas_gives(
             assert row["mean"] == pytest.approx(total / len(values), nan_ok=True)
         assert row["low"] == min((m["k"] for m in members if m["k"] is not None), default=None)
         assert row["high"] == max((m["t"] for m in members if m["t"] is not None), default=None)
+
+
+ORDERS = st.sampled_from(["ascending", "descending"])
+
+
+@law
+@given(
+    rows=st.lists(st.tuples(KEYS, TEXTS, FLOATS), max_size=60),
+    keys=st.lists(st.tuples(st.sampled_from("ktf"), ORDERS), min_size=1, max_size=3),
+    partitions=st.integers(1, 5),
+    split_rows=st.integers(1, 40),
+    batch_rows=st.integers(1, 5),
+    workers=st.integers(1, 2),
+)
+def test_a_sort_gives_one_order_however_it_is_cut(
+    rows: Any, keys: Any, partitions: int, split_rows: int, batch_rows: int, workers: int
+) -> None:
+    data = table_of(rows).append_column("at", [range(len(rows))])
+    plan = Plan.scan(table(data, split_rows=split_rows)).sort(keys, partitions=partitions)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sorts, "RUN_BATCH_ROWS", batch_rows)
+        found = rows_of(result_of(plan, workers)[0])
+    expected = list(range(len(rows)))
+    for name, order in reversed(keys):
+        values = data[name].to_pylist()
+        expected = in_order(expected, values, is_descending=order == "descending")
+    assert found == rows_of(data.take(pa.array(expected, pa.int64())))
+
+
+def in_order(at: list[int], values: list[Any], *, is_descending: bool) -> list[int]:
+    """Numbers of rows, stably by value; NaN and then null come last."""
+    plain = [one for one in at if values[one] is not None and values[one] == values[one]]
+    nans = [one for one in at if values[one] is not None and values[one] != values[one]]
+    nulls = [one for one in at if values[one] is None]
+    sign = -1 if is_descending else 1
+    ranks = {value: sign * rank for rank, value in enumerate(sorted({values[o] for o in plain}))}
+    return [*sorted(plain, key=lambda one: ranks[values[one]]), *nans, *nulls]
+
+
+@law
+@given(
+    rows=st.lists(st.integers(0, 3), min_size=1, max_size=200),
+    partitions=st.integers(1, 8),
+    split_rows=st.integers(20, 100),
+)
+def test_ranges_of_a_sort_are_of_one_size_even_where_keys_are_equal(
+    rows: list[int], partitions: int, split_rows: int
+) -> None:
+    tables = [pa.table({"k": rows[at : at + split_rows]}) for at in range(0, len(rows), split_rows)]
+    keys: Any = [("k", "ascending")]
+    runs = []
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sorts, "RUN_BATCH_ROWS", 4)
+        for one in tables:
+            batches, index = sorts.cut_run(sorts.sort_rows(one, keys), keys)
+            counts = [sum(batch.num_rows for batch in part) for part in batches]
+            parts = tuple(Part(at, at + 1, n, 8 * n) for at, n in enumerate(counts))
+            runs.append(ExchangeFile("", 0, parts, index))
+    sizes = sorts.find_ranges(runs, keys, partitions).sizes_bytes
+    assert sum(sizes) == 8 * len(rows)
+    assert max(sizes) <= 8 * (-(-len(rows) // partitions) + 4)
 
 
 @law

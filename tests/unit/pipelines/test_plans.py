@@ -16,6 +16,7 @@ from mlsched_pipelines.stages import cut_stages
 
 DATA = pa.table({"a": [1, 2, 3], "b": ["x", "y", "z"]})
 SCHEMA = pa.schema([("a", pa.int64()), ("b", pa.string())])
+LISTS = pa.schema([("x", pa.list_(pa.int8()))])
 
 
 def scan() -> Plan:
@@ -36,6 +37,7 @@ def test_every_step_tells_the_schema_after_it() -> None:
         lambda p: p.filter(pc.field("c") > 1),
         lambda p: p.filter(pc.field("a")),
         lambda p: p.sort(["c"]),
+        lambda p: p.map_batches(dict, schema=LISTS).sort("x"),
         lambda p: p.group_by("c"),
         lambda p: p.group_by("a", {"x": ("c", "sum")}),
         lambda p: p.group_by("a", {"x": ("b", "sum")}),
