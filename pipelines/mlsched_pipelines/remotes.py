@@ -28,7 +28,8 @@ from msgspec import Struct
 from mlsched.errors import ConfigError, PipelineError, UnreachableError
 from mlsched.units import format_bytes
 from mlsched_pipelines.engines import UNBOUNDED_BYTES, Call, Outcome, Ref
-from mlsched_pipelines.pickling import pack, unpack
+from mlsched_pipelines.pickling import pack
+from mlsched_pipelines.workers import read_result
 
 LOSSES_MAX = 3
 """Workers that may die under one call before it is given up."""
@@ -249,7 +250,7 @@ class RemoteEngine:
         elif word == "free":
             self._freed.update(self._open.keys() & told)
         elif word == "ended":
-            self._end(told[0], *_value_or_error(told[1]))
+            self._end(told[0], *read_result(told[1]))
         elif word == "failed":
             number, why = told
             self._end(number, None, PipelineError(f"A call could not be run: {why}"))
@@ -274,14 +275,6 @@ class RemoteEngine:
         self._waiting.clear()
         for number in list(self._open):
             self._end(number, None, UnreachableError(self._gone, hint))
-
-
-def _value_or_error(data: bytes) -> tuple[Any, BaseException | None]:
-    try:
-        value, error = unpack(data)
-    except Exception as problem:  # noqa: BLE001
-        return None, PipelineError(f"The result of a call cannot be loaded here: {problem}.")
-    return value, error
 
 
 def _lost_error(call: _Open, about: str, why: str) -> PipelineError:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import copyreg
+import io
 import os
 import sys
 import threading
 import traceback
 from collections.abc import Callable
+from contextlib import redirect_stderr, redirect_stdout
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -16,6 +18,7 @@ import msgspec
 from msgspec import Struct
 
 from mlsched.errors import PipelineError
+from mlsched.units import format_bytes
 from mlsched_pipelines.pickling import pack, unpack
 
 SHARED_VALUES_MAX = 4
@@ -23,6 +26,9 @@ SHARED_VALUES_MAX = 4
 
 WORKER_SETTINGS = "MLSCHED_WORKER"
 """Environment variable that carries `WorkerSettings` to the workers of our own clusters."""
+
+SAID_BYTES_MAX = 64 << 10
+"""What one call may print; the rest is counted only."""
 
 _GUARD_EVERY_S = 0.05
 
@@ -34,6 +40,8 @@ class WorkerSettings(Struct, frozen=True):
     memory_max_bytes: int
 
 
+_encode_result = msgspec.msgpack.Encoder().encode
+_decode_result = msgspec.msgpack.Decoder(tuple[bytes, str, str]).decode
 _decode_settings = msgspec.json.Decoder(WorkerSettings).decode
 _values: dict[str, Any] = {}
 _values_lock = threading.Lock()
@@ -42,12 +50,67 @@ _values_lock = threading.Lock()
 def perform(digest: str, load: Callable[[], bytes], work: bytes) -> bytes:
     """The worker's side of a call: never raises what the user's function raises, but packs it.
 
+    What it prints goes with the result where the worker is ours, so that it is seen; a cluster of
+    others keeps it in its own logs.
+
     Args:
         digest: Of the pickled shared value; a process loads each value once.
         load: Fetches the pickled shared value; what it raises is the engine's trouble.
         work: ``pack((function, argument))``.
+
+    Returns:
+        For `read_result`.
     """
-    _settle_worker()
+    if not _settle_worker():
+        return _encode_result((_perform(digest, load, work), "", ""))
+    out, err = _Heard(), _Heard()
+    with redirect_stdout(out.writer()), redirect_stderr(err.writer()):
+        packed = _perform(digest, load, work)
+    return _encode_result((packed, out.text(), err.text()))
+
+
+def read_result(data: bytes) -> tuple[Any, BaseException | None]:
+    """What a call gave or raised; what it printed is printed here."""
+    packed, out, err = _decode_result(data)
+    sys.stdout.write(out)
+    sys.stderr.write(err)
+    try:
+        value, error = unpack(packed)
+    except Exception as problem:  # noqa: BLE001
+        return None, PipelineError(f"The result of a call cannot be loaded here: {problem}.")
+    return value, error
+
+
+class _Heard(io.BytesIO):
+    """Keeps the beginning of what is written."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._dropped_bytes = 0
+
+    def writer(self) -> io.TextIOWrapper:
+        """What takes the place of a stream of the process."""
+        return io.TextIOWrapper(self, "utf-8", "backslashreplace", write_through=True)
+
+    def write(self, data: Any) -> int:
+        size = memoryview(data).nbytes
+        kept = min(size, SAID_BYTES_MAX - self.tell())
+        super().write(memoryview(data).cast("B")[:kept])
+        self._dropped_bytes += size - kept
+        return size
+
+    def close(self) -> None:
+        """Stay open: a handler of logging may keep the stream longer than its call lasts."""
+
+    def text(self) -> str:
+        """What is kept, and how much is not."""
+        text = self.getvalue().decode(errors="replace")
+        if self._dropped_bytes:
+            text += f"\n[{format_bytes(self._dropped_bytes)} more were printed]\n"
+        return text
+
+
+def _perform(digest: str, load: Callable[[], bytes], work: bytes) -> bytes:
     with _values_lock:
         data = None if digest in _values else load()
         shared = _values.get(digest)
@@ -118,14 +181,15 @@ def _reduce_by_arguments(error: BaseException) -> tuple[Any, ...]:
 
 
 @cache
-def _settle_worker() -> None:
-    """Once a process: import what the caller would, and keep the bound on memory."""
+def _settle_worker() -> bool:
+    """Once a process: import what the caller would, and keep the bound on memory; is it ours?"""
     found = os.environ.get(WORKER_SETTINGS)
     if found is None:
-        return
+        return False
     settings = _decode_settings(found)
     sys.path[:] = settings.path
     threading.Thread(target=_guard_memory, args=(settings.memory_max_bytes,), daemon=True).start()
+    return True
 
 
 def _guard_memory(memory_max_bytes: int) -> None:

@@ -115,6 +115,28 @@ def test_it_is_an_engine(engine: Engine) -> None:
     assert engine.slots == 2
 
 
+def say(shared: object, count: int) -> int:
+    """A call that prints, in each way that there is."""
+    print("said: é", count)
+    sys.stderr.write(f"warned {count}\n")
+    sys.stdout.buffer.write(b"x" * count)
+    print()
+    return count
+
+
+def test_what_a_call_prints_is_printed_by_the_caller(
+    engine: Engine, capfd: pytest.CaptureFixture[str]
+) -> None:
+    shared = engine.put_ref(None)
+    for count in (5, 200_000):
+        engine.submit(Call(f"t{count}", say, shared, count))
+        assert collect(engine, 1)[f"t{count}"].value == count
+    out, err = capfd.readouterr()
+    assert out.startswith("said: é 5\nxxxxx\nsaid: é 200000\nxxxxxx")
+    assert err == "warned 5\nwarned 200000\n"
+    assert isinstance(engine, LocalEngine) or out.endswith("x\n[131 KiB more were printed]\n")
+
+
 def test_each_call_ends_once_and_sees_the_shared_value(engine: Engine) -> None:
     shared = engine.put_ref(100)
     for number in range(20):
