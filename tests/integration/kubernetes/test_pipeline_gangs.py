@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 
+from mlsched.errors import NotFoundError
 from mlsched_pipelines import open_dataset
 from tests.controlplane import pipeline_images, ray_images
 from tests.controlplane.controllers import ENDED, Jobs
@@ -34,17 +35,26 @@ Until = Callable[..., Any]
 END_S_MAX = 180
 
 FILE = """
+import time
+from functools import partial
+
 import pyarrow as pa
 import pyarrow.compute as pc
 from mlsched_pipelines import Plan, csv
 
 SCHEMA = pa.schema([("id", pa.int64()), ("value", pa.float64())])
 
+def stay(pause_s, batch):
+    time.sleep(pause_s)
+    return batch
+
 def scale(batch):
     return {"id": batch.column("id"), "value": pc.multiply(batch.column("value"), 2.0)}
 
-def daily(bucket: str, out: str) -> Plan:
+def daily(bucket: str, out: str, pause_s: str = "0") -> Plan:
     rows = Plan.scan(csv(f"s3://{bucket}/in.csv", SCHEMA, split_bytes=2000))
+    if float(pause_s):
+        rows = rows.map_batches(partial(stay, float(pause_s)), schema=SCHEMA, identity="stay")
     return rows.map_batches(scale, schema=SCHEMA).write(f"s3://{bucket}/{out}")
 """
 
@@ -151,6 +161,46 @@ def test_a_pipeline_runs_on_a_cluster_of_two_nodes(
     summary = json.loads(logs["rides-1-0"][logs["rides-1-0"].index("{") :])
     assert summary["counts"]["rows_out"] == 1000
     assert token not in json.dumps([jobs.get("rides"), jobs.pods(), logs])
+
+
+def submit_slow(project: Project, until: Until, gateway: Gateway, engine: str) -> None:
+    """A run of some seconds, of which a task has been done."""
+    options = ("--nodes", "2", "--retries", "1", "--set", "pause_s=3", "-o", "json")
+    project.submit("slow", "--engine", engine, *options)
+
+    def has_done_one() -> bool:
+        found = gateway.client().list_objects_v2(Bucket=project.bucket, Prefix="slow/")
+        return any(one["Key"].endswith(".done") for one in found.get("Contents", []))
+
+    until(has_done_one, END_S_MAX)
+
+
+def test_a_pod_that_is_killed_costs_an_attempt_and_no_task_that_was_done(
+    project: Project, until: Until, gateway: Gateway
+) -> None:
+    jobs = project.jobs
+    submit_slow(project, until, gateway, "dask")
+    path = f"/api/v1/namespaces/{jobs.namespace}/pods/slow-1-1"
+    jobs.plane.api("DELETE", path, {"gracePeriodSeconds": 0})
+    until(lambda: jobs.state("slow") in ENDED, END_S_MAX)
+    log = _log(jobs, "slow-2-0")
+    assert jobs.state("slow") == "SUCCEEDED", (jobs.status("slow"), log)
+    summary = json.loads(log[log.index("{") :])
+    assert summary["tasks_resumed"] > 0
+    assert summary["counts"]["rows_out"] == 1000
+    until(lambda: project.secrets() == [], 20)
+
+
+def test_a_cluster_that_is_cancelled_leaves_no_pod_secret_or_dataset(
+    project: Project, until: Until, gateway: Gateway
+) -> None:
+    jobs = project.jobs
+    submit_slow(project, until, gateway, "ray")
+    jobs.cancel("slow", "5s")
+    until(lambda: jobs.state("slow") == "CANCELLED", 60)
+    until(lambda: not jobs.pods() and project.secrets() == [], 60)
+    with pytest.raises(NotFoundError, match="no dataset"):
+        open_dataset(f"s3://{project.bucket}/slow")
 
 
 def _log(jobs: Jobs, pod: str) -> str:
