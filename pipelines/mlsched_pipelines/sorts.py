@@ -68,17 +68,17 @@ def sort_rows(table: pa.Table, keys: Keys) -> pa.Table:
     return table.take(pc.sort_indices(table, sort_keys=list(keys)))
 
 
-def cut_run(table: pa.Table, keys: Keys) -> tuple[list[list[pa.RecordBatch]], bytes]:
-    """Sorted rows as batches, and their index."""
+def cut_run(table: pa.Table, keys: Keys) -> tuple[Iterator[list[pa.RecordBatch]], bytes]:
+    """Sorted rows as parts of one batch each, and their index."""
     rows, size = table.num_rows, max(1, table.nbytes)
     step = max(1, min(RUN_BATCH_ROWS, RUN_BATCH_BYTES * rows // size))
-    whole = table.combine_chunks()
-    batches = [whole.slice(at, step).to_batches() for at in range(0, rows, step)]
-    firsts = table.select([name for name, _ in keys]).take(pa.array(range(0, rows, step)))
+    starts = range(0, rows, step)
+    firsts = table.select([name for name, _ in keys]).take(pa.array(starts, pa.int64()))
     sink = pa.BufferOutputStream()
     with pa.ipc.new_stream(sink, firsts.schema) as writer:
         writer.write_table(firsts)
-    return batches, sink.getvalue().to_pybytes()
+    parts = (table.slice(at, step).combine_chunks().to_batches() for at in starts)
+    return parts, sink.getvalue().to_pybytes()
 
 
 def read_index(run: ExchangeFile) -> pa.Table:
