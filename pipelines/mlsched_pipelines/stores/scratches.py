@@ -56,10 +56,12 @@ def _make_folder() -> tuple[Path, int]:
     """A new folder and the handle that holds its lock for as long as the process lives."""
     while True:
         folder = Path(tempfile.mkdtemp(prefix=PREFIX))
-        handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+        try:
+            handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+        except FileNotFoundError:
+            continue  # Another process took it for an abandoned one, and it is gone already.
         if _lock(handle) and folder.is_dir():
             return folder, handle
-        # Another process took it for an abandoned one before it was locked.
         os.close(handle)
 
 
