@@ -14,6 +14,7 @@ after any end of the caller, kill -9 too, the keeper leaves no process and no fi
 from __future__ import annotations
 
 import itertools
+import sys
 import weakref
 from collections import deque
 from collections.abc import Callable, Sequence
@@ -250,7 +251,11 @@ class RemoteEngine:
         elif word == "free":
             self._freed.update(self._open.keys() & told)
         elif word == "ended":
-            self._end(told[0], *read_result(told[1]))
+            value, error, out, err = read_result(told[1])
+            self._end(told[0], value, error)
+            # Last, as a stream may refuse: the call has ended all the same.
+            sys.stdout.write(out)
+            sys.stderr.write(err)
         elif word == "failed":
             number, why = told
             self._end(number, None, PipelineError(f"A call could not be run: {why}"))

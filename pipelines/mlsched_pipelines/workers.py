@@ -69,16 +69,15 @@ def perform(digest: str, load: Callable[[], bytes], work: bytes) -> bytes:
     return _encode_result((packed, out.text(), err.text()))
 
 
-def read_result(data: bytes) -> tuple[Any, BaseException | None]:
-    """What a call gave or raised; what it printed is printed here."""
+def read_result(data: bytes) -> tuple[Any, BaseException | None, str, str]:
+    """What a call gave, what it raised, and what it printed on both streams."""
     packed, out, err = _decode_result(data)
-    sys.stdout.write(out)
-    sys.stderr.write(err)
     try:
         value, error = unpack(packed)
     except Exception as problem:  # noqa: BLE001
-        return None, PipelineError(f"The result of a call cannot be loaded here: {problem}.")
-    return value, error
+        value = None
+        error = PipelineError(f"The result of a call cannot be loaded here: {problem}.")
+    return value, error, out, err
 
 
 class _Heard(io.BytesIO):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 import signal
 import sys
@@ -135,6 +136,25 @@ def test_what_a_call_prints_is_printed_by_the_caller(
     assert out.startswith("said: é 5\nxxxxx\nsaid: é 200000\nxxxxxx")
     assert err == "warned 5\nwarned 200000\n"
     assert isinstance(engine, LocalEngine) or out.endswith("x\n[131 KiB more were printed]\n")
+
+
+class ClosedPipe(io.StringIO):
+    """A stream whose reader has gone."""
+
+    def write(self, text: str) -> int:
+        raise BrokenPipeError
+
+
+@pytest.mark.parametrize("name", ["dask", "ray"])
+def test_a_call_has_ended_although_what_it_printed_cannot_be_shown(
+    engine: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    engine.submit(Call("t", say, engine.put_ref(None), 1))
+    with monkeypatch.context() as patch:
+        patch.setattr(sys, "stdout", ClosedPipe())
+        with pytest.raises(BrokenPipeError):
+            collect(engine, 1)
+    assert collect(engine, 1)["t"].value == 1
 
 
 def test_each_call_ends_once_and_sees_the_shared_value(engine: Engine) -> None:
