@@ -20,6 +20,10 @@ EnvOption = Annotated[
     list[str] | None,
     typer.Option("--env", "-e", metavar="NAME[=VALUE]", help="Environment variable."),
 ]
+EnvSecretOption = Annotated[
+    list[str] | None,
+    typer.Option("--env-secret", metavar="NAME", help="Secret on Kubernetes with variables."),
+]
 QueueOption = Annotated[
     str, typer.Option("--queue", "-q", metavar="NAME", help="Queue to wait in.")
 ]
@@ -38,6 +42,7 @@ EXAMPLES = """
 mlsched pipeline submit rides.py:daily --engine dask --nodes 2 --cpus-per-node 4
 mlsched pipeline submit rides.py:daily --engine ray --nodes 4 --memory-per-node 16GiB --follow
 mlsched -c prod pipeline submit rides.py:daily --nodes 8 --image team/pipelines:1 --retries 2
+mlsched -c prod pipeline submit rides.py:daily --env-secret s3-keys --set out=s3://lake/rides
 """
 
 
@@ -56,6 +61,7 @@ def submit(  # noqa: PLR0913, PLR0917 - one parameter an option
     settings: ParametersOption = None,
     image: ImageOption = "",
     env: EnvOption = None,
+    env_secret: EnvSecretOption = None,
     queue: QueueOption = "",
     priority: PriorityOption = "",
     retries: RetriesOption = 0,
@@ -107,6 +113,7 @@ def submit(  # noqa: PLR0913, PLR0917 - one parameter an option
         ("--retries", str(retries) if retries else ""),
         ("--time", time),
         *(("--env", one) for one in env or ()),
+        *(("--env-secret", one) for one in env_secret or ()),
     ]
     request = _build_request(session, found, arguments, nodes, [one for one in pairs if one[1]])
     return _send(session, request, nodes, wait=wait, follow=follow)
@@ -165,11 +172,12 @@ def _build_request(
     from mlsched.api.layering import combine
     from mlsched.api.pipelines.jobs import build_spec
     from mlsched.api.submissions import submit_args
-    from mlsched.cli.requests import Request
+    from mlsched.cli.requests import Request, warn_of_unused
     from mlsched.specs.documents import JobDocument, to_document
 
     spec = build_spec(target, arguments, nodes=nodes, travels=not session.is_local)
     document = combine(JobDocument(spec), pairs, session.settings.defaults)
+    warn_of_unused(session, document.spec)
     return Request(document, submit_args(to_document(document.spec, document.metadata)))
 
 

@@ -59,13 +59,20 @@ def read_request(
     if changes:
         tree = to_document(document.spec, document.metadata)
         document = load_document(edit_document(tree, changes))
-    if document.spec.image and session.is_local:
-        session.tell("warning: image is not used on this machine")
+    warn_of_unused(session, document.spec)
     tree = to_document(document.spec, document.metadata)
     key = extras["idempotency_key"]
     if key == "":
         raise SpecError("--idempotency-key: expected a key, found nothing.")
     return Request(document, submit_args(tree, key or ""), found.named)
+
+
+def warn_of_unused(session: Session, spec: JobSpec) -> None:
+    """Say what of a job only a cluster uses."""
+    if session.is_local:
+        for field, given in (("image", spec.image), ("envSecrets", spec.env_secrets)):
+            if given:
+                session.tell(f"warning: {field} is not used on this machine")
 
 
 def _as_typed(line: Sequence[str], pair: tuple[str, str]) -> tuple[str, str]:

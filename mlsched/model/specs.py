@@ -75,6 +75,8 @@ class JobSpec(Struct, frozen=True, rename="camel", forbid_unknown_fields=True, o
     script: str = ""
     """Text of a script that is run by its own ``#!`` line; ``command`` then holds its arguments."""
     env: dict[str, str] = {}
+    env_secrets: tuple[str, ...] = ()
+    """Secrets on Kubernetes whose entries become variables; on one machine they are not used."""
     workdir: str = ""
     output: str = ""
     """Also write the output to this file, with Slurm's patterns (%j, %x, %a); optional."""

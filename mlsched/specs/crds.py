@@ -12,6 +12,7 @@ from mlsched.specs.fields import FIELDS, Field
 from mlsched.specs.limits import (
     AFTER_MAX,
     ARGUMENT_BYTES_MAX,
+    ENV_SECRETS_MAX,
     EXEC_BYTES_MAX,
     NAME_CHARACTERS_MAX,
     SCRIPT_BYTES_MAX,
@@ -76,6 +77,7 @@ _BOUNDS: dict[str, Schema] = {
     "script": {"maxLength": SCRIPT_BYTES_MAX},
     "args": {"maxItems": WORDS_MAX},
     "env": {"maxProperties": ENTRIES_MAX},
+    "envSecrets": {"maxItems": ENV_SECRETS_MAX},
     "workdir": {"maxLength": 4_095},
     "output": {"maxLength": 4_095},
     "image": {"maxLength": 512},
@@ -96,6 +98,7 @@ _ITEM_BOUNDS: dict[str, Schema] = {
     "command": {"maxLength": ARGUMENT_BYTES_MAX},
     "args": {"maxLength": ARGUMENT_BYTES_MAX},
     "env": {"maxLength": ARGUMENT_BYTES_MAX},
+    "envSecrets": {"minLength": 1, "maxLength": 253},
     "queues": {"minLength": 1, "maxLength": 63},
     "nodeSelector": {"maxLength": 63},
     "labels": {"maxLength": 63},

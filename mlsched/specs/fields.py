@@ -172,6 +172,13 @@ FIELDS: tuple[Field, ...] = (
         _TEXT_MAP,
         dict,
     ),
+    Field(
+        "env_secrets",
+        values.read_texts,
+        "Secrets on Kubernetes whose entries become variables; on one machine they are not used.",
+        _TEXTS,
+        list,
+    ),
     _text("workdir", "Directory to run in; a relative one starts where the job is submitted."),
     _text("output", "File that gets a copy of the output; `%j` id, `%x` name, `%a` array index."),
     _integer("nodes", "Node groups of the gang; all start or none."),

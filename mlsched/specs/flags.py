@@ -161,6 +161,11 @@ def _after(spec: JobSpec, text: str, where: str) -> Changes:
     return {"after": (*spec.after, *(one for one in added if one not in spec.after))}
 
 
+def _env_secret(spec: JobSpec, text: str, where: str) -> Changes:
+    added = [part for part in text.split(",") if part not in spec.env_secrets]
+    return {"env_secrets": (*spec.env_secrets, *added)}
+
+
 def _requeue(spec: JobSpec, text: str, where: str) -> Changes:
     return {"requeue": True}
 
@@ -269,6 +274,14 @@ FLAGS: tuple[Flag, ...] = (
         _assignment("env"),
         "Environment variable; NAME alone takes today's value.",
         "NAME[=VALUE]",
+        True,
+    ),
+    Flag(
+        ("--env-secret",),
+        "env_secrets",
+        _env_secret,
+        "Secret on Kubernetes whose entries become environment variables.",
+        "NAME",
         True,
     ),
     Flag(

@@ -36,6 +36,7 @@ ARRAY_INDEX_MAX = 4_000_000
 """Slurm's own bound on MaxArraySize. Source: slurm.conf(5)."""
 AFTER_MAX = 1_000
 TOLERATIONS_MAX = 100
+ENV_SECRETS_MAX = 100
 ANNOTATIONS_BYTES_MAX = 256 * 1024
 """Kubernetes' bound on all annotations of an object together."""
 
@@ -63,6 +64,7 @@ SIGNAL_BEFORE_END_S_MAX = 65_535
 """Slurm's bound on ``--signal=NAME@SECONDS``."""
 
 _DNS_LABEL = re.compile(r"[a-z0-9](?:[-a-z0-9]{0,61}[a-z0-9])?")
+_DNS_SUBDOMAIN = re.compile(rf"(?=.{{1,253}}$){_DNS_LABEL.pattern}(?:\.{_DNS_LABEL.pattern})*")
 _LABEL_VALUE = re.compile(r"(?:[A-Za-z0-9](?:[-A-Za-z0-9_.]{0,61}[A-Za-z0-9])?)?")
 _LABEL_NAME = re.compile(r"[A-Za-z0-9](?:[-A-Za-z0-9_.]{0,61}[A-Za-z0-9])?")
 _LABEL_PREFIX = re.compile(r"[a-z0-9](?:[-a-z0-9.]{0,251}[a-z0-9])?")
@@ -172,6 +174,7 @@ def validate_spec(spec: JobSpec) -> None:
     _check_sizes(spec)
     _check_gpus(spec)
     _check_nodes(spec)
+    _check_env_secrets(spec)
     _check_order(spec)
     check_labels(spec.labels, "spec.labels")
 
@@ -276,6 +279,15 @@ def _check_gpus(spec: JobSpec) -> None:
             f"share gpusPerNode: {spec.gpus_per_node}.",
             "Leave one of the two out.",
         )
+
+
+def _check_env_secrets(spec: JobSpec) -> None:
+    if len(spec.env_secrets) > ENV_SECRETS_MAX:
+        raise fault("spec.envSecrets", f"at most {ENV_SECRETS_MAX} secrets", list(spec.env_secrets))
+    for position, name in enumerate(spec.env_secrets):
+        if _DNS_SUBDOMAIN.fullmatch(name) is None:
+            where = f"spec.envSecrets[{position}]"
+            raise fault(where, "the name of a Secret such as s3-keys", name)
 
 
 def _check_nodes(spec: JobSpec) -> None:

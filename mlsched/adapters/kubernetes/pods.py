@@ -352,6 +352,7 @@ def _container(
             *({"name": name, "value": _literal(env[name])} for name in sorted(env)),
             *_token_variable(job, owner),
         ],
+        "envFrom": [{"secretRef": {"name": name}} for name in spec.env_secrets],
         "resources": _resources(share),
         "volumeMounts": mounts,
         "terminationMessagePolicy": "FallbackToLogsOnError",

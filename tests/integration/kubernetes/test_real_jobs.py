@@ -107,6 +107,19 @@ def test_words_reach_the_program_as_they_were_written(jobs: Jobs, until: Until) 
     assert jobs.log("words-1-0") == f"{words} $(PATH) $$\n"
 
 
+def test_a_secret_is_waited_for_and_gives_its_entries_as_variables(
+    jobs: Jobs, until: Until
+) -> None:
+    submit(jobs, "keyed", "sh", "-c", "echo $KEY $NAME", envSecrets=["keys"], env={"NAME": "own"})
+    until(lambda: jobs.pods() and _waits_for(jobs, 'secret "keys" not found'), 60)
+    metadata = {"name": "keys", "namespace": jobs.namespace}
+    entries = {"KEY": "5e$(HOME)", "NAME": "theirs"}
+    body = {"kind": "Secret", "apiVersion": "v1", "metadata": metadata, "stringData": entries}
+    jobs.plane.api("POST", f"/api/v1/namespaces/{jobs.namespace}/secrets", body)
+    until(lambda: jobs.state("keyed") == "SUCCEEDED", 90)
+    assert jobs.log("keyed-1-0") == "5e$(HOME) own\n"
+
+
 def test_a_script_runs_by_its_own_first_line(jobs: Jobs, until: Until) -> None:
     script = "#!/usr/bin/python3\nimport sys\nprint('script', sys.argv[1:])\n"
     submit(jobs, "script", script=script, args=["a", "b"])

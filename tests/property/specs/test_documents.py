@@ -72,6 +72,7 @@ others = st.fixed_dictionaries(
         "layer": st.one_of(st.just(""), names),
         "node_selector": labels,
         "tolerations": st.lists(tolerations, max_size=3).map(tuple),
+        "env_secrets": st.lists(names, max_size=3).map(tuple),
         "queue": names,
         "priority": st.integers(-1_000_000, 1_000_000),
         "time_limit_seconds": st.integers(0, 10**8),

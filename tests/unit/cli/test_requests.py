@@ -132,10 +132,14 @@ def test_an_option_not_known_in_a_script_is_one_warning(tmp_path, capsys):
     assert "--switches" in err
 
 
-def test_an_image_is_taken_and_a_warning_says_that_this_machine_does_not_use_it(capsys):
-    found = _request(["run", "--", "x"], ["x"], [("--image", "busybox")])
-    assert found.document.spec.image == "busybox"
-    assert capsys.readouterr().err == "warning: image is not used on this machine\n"
+def test_what_only_a_cluster_uses_is_taken_and_a_warning_says_so(capsys):
+    flags = [("--image", "busybox"), ("--env-secret", "keys"), ("--env-secret", "more,keys")]
+    spec = _request(["run", "--", "x"], ["x"], flags).document.spec
+    assert (spec.image, spec.env_secrets) == ("busybox", ("keys", "more"))
+    assert capsys.readouterr().err.splitlines() == [
+        "warning: image is not used on this machine",
+        "warning: envSecrets is not used on this machine",
+    ]
 
 
 def test_a_file_of_variables(tmp_path):

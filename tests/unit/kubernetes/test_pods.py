@@ -130,6 +130,13 @@ def test_a_job_without_an_image_is_refused_unless_there_is_one_for_all() -> None
     assert pod["spec"]["containers"][0]["image"] == "registry.example/default:1"
 
 
+def test_secrets_of_users_are_referred_to_by_each_container() -> None:
+    job = placed_job()
+    job = replace(job, spec=replace(job.spec, env_secrets=("keys", "more")))
+    (container,) = build_pod(job, OWNER, 0, NOW_S)["spec"]["containers"]
+    assert [one["secretRef"]["name"] for one in container["envFrom"]] == ["keys", "more"]
+
+
 def test_a_gang_refers_to_its_token_which_stands_in_its_secret_alone() -> None:
     job = placed_job(2, gang_token=True)
     secret = build_secret(job, OWNER, "5ec3e7")

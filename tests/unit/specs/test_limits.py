@@ -97,6 +97,11 @@ def test_what_the_kernel_would_refuse_is_refused_at_submit(
         ({"tolerations": [{"operator": "Exists", "value": "x"}]}, "spec.tolerations[0].value"),
         ({"tolerations": [{"key": "a b"}]}, "spec.tolerations[0].key"),
         ({"tolerations": [{"operator": "Exists"}] * 101}, "spec.tolerations"),
+        ({"envSecrets": ["keys", "S3"]}, "spec.envSecrets[1]"),
+        ({"envSecrets": ["a..b"]}, "spec.envSecrets[0]"),
+        ({"envSecrets": [f"{'a' * 60}.{'b' * 63}.{'c' * 63}.{'d' * 64}"]}, "spec.envSecrets[0]"),
+        ({"envSecrets": ["keys\n"]}, "spec.envSecrets[0]"),
+        ({"envSecrets": ["keys"] * 101}, "spec.envSecrets"),
     ],
 )
 def test_what_kubernetes_would_refuse_of_the_place_is_refused(
