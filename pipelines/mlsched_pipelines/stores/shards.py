@@ -32,6 +32,7 @@ ALIGNMENT_BYTES = 64
 BATCH_ROWS_MIN, BATCH_ROWS_MAX = 256, 4096
 CHECKSUM_BYTES = 32
 READ_BYTES = 1 << 20
+HELD_BYTES_MAX = 64 << 10
 _TEXT_MAX = 64
 
 
@@ -99,18 +100,26 @@ class ShardWriter:
             self._flush(self._batch_rows)
             self._flush(1)
         self._writer.close()
-        self._file.close()
+        self._file.finish()
         checksum = self._file.digest.hexdigest()
         where = f"{self._folder}/{self._stem}-{checksum[:16]}.arrow"
         self._store.put_file(self._temporary, where)
         size, rows = self._file.written, self._rows
         return FileRecord(
-            where, size, rows, self._batch_rows or 1, checksum, self._partition, self._stats
+            where,
+            size,
+            rows,
+            self._batch_rows or 1,
+            checksum,
+            self._partition,
+            {
+                name: ColumnStats(_plain(found.min), _plain(found.max), found.nulls)
+                for name, found in self._stats.items()
+            },
         )
 
     def abandon(self) -> None:
-        """Close and remove what was written so far."""
-        self._file.close()
+        """Remove what was written so far."""
         self._temporary.unlink(missing_ok=True)
 
     def _flush(self, rows_min: int) -> None:
@@ -138,12 +147,16 @@ class ShardWriter:
 
 
 class _HashedFile(RawIOBase):
-    """A file that hashes what is written to it."""
+    """A file that hashes what is written to it.
+
+    It is open only while bytes go to the disk: a task has a shard for each value of a partition
+    column, and a process may have no more than a thousand or so files open.
+    """
 
     def __init__(self, path: Path) -> None:
         self.digest = blake2b(digest_size=CHECKSUM_BYTES)
         self.written = 0
-        self._handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)
+        self._path, self._held = path, bytearray()
 
     def writable(self) -> bool:
         return True
@@ -151,19 +164,27 @@ class _HashedFile(RawIOBase):
     def write(self, data: Any) -> int:
         view = memoryview(data).cast("B")
         self.digest.update(view)
-        done = 0
-        while done < len(view):
-            done += os.write(self._handle, view[done:])
-        self.written += done
-        return done
+        self.written += len(view)
+        self._held += view
+        if len(self._held) >= HELD_BYTES_MAX:
+            self.finish()
+        return len(view)
 
     def tell(self) -> int:
         return self.written
 
-    def close(self) -> None:
-        if not self.closed:
-            os.close(self._handle)
-        super().close()
+    def finish(self) -> None:
+        """Write what is held."""
+        flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC
+        handle = os.open(self._path, flags, 0o666)
+        try:
+            with memoryview(self._held) as view:
+                done = 0
+                while done < len(view):
+                    done += os.write(handle, view[done:])
+        finally:
+            os.close(handle)
+        self._held.clear()
 
 
 @lru_cache(64)
@@ -186,6 +207,7 @@ def _measure_pads(schema: pa.Schema) -> tuple[int, dict[int, int]]:
 
 
 def _merge_stats(so_far: ColumnStats | None, column: pa.Array) -> ColumnStats:
+    """What is known so far, with values that JSON cannot hold among it."""
     low, high = _min_max(column)
     if so_far is None:
         return ColumnStats(low, high, column.null_count)
@@ -197,20 +219,18 @@ def _merge_stats(so_far: ColumnStats | None, column: pa.Array) -> ColumnStats:
 
 def _min_max(column: pa.Array) -> tuple[Plain, Plain]:
     kind = column.type
-    numeric = pa.types.is_integer(kind) or pa.types.is_floating(kind) or pa.types.is_boolean(kind)
-    if not (numeric or pa.types.is_temporal(kind) or pa.types.is_string(kind)) or len(column) == 0:
+    is_float = pa.types.is_float32(kind) or pa.types.is_float64(kind)
+    is_whole = pa.types.is_integer(kind) or pa.types.is_boolean(kind)
+    if not (is_float or is_whole or pa.types.is_string(kind)) or len(column) == 0:
         return None, None
     found = pc.min_max(column)
-    return _plain(found["min"].as_py()), _plain(found["max"].as_py())
+    return found["min"].as_py(), found["max"].as_py()
 
 
-def _plain(value: Any) -> Plain:
+def _plain(value: Plain) -> Plain:
     if isinstance(value, float) and not math.isfinite(value):
         return None
-    if value is None or isinstance(value, (bool, int, float)):
-        return value
-    text = str(value)
-    return text if len(text) <= _TEXT_MAX else None
+    return None if isinstance(value, str) and len(value) > _TEXT_MAX else value
 
 
 def check_size(store: Store, file: FileRecord) -> None:
