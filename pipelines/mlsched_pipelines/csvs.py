@@ -26,6 +26,7 @@ from mlsched_pipelines.splits import (
     Pruned,
     Split,
     check_pin,
+    count_blank_lines,
     count_lines,
     cut_lines,
     pin_file,
@@ -46,6 +47,11 @@ class CsvSource(Struct, frozen=True):
     fingerprint: Fingerprint
 
     def __post_init__(self) -> None:
+        if len(self.delimiter) != 1 or self.split_bytes < 0:
+            raise PipelineError(
+                "csv: expected a delimiter of one character and split_bytes of 0 or more, found "
+                f"{self.delimiter!r} and {self.split_bytes}."
+            )
         for field in self.contract.schema:
             try:
                 pa.array([], pa.string()).cast(field.type)
@@ -74,7 +80,11 @@ class CsvSource(Struct, frozen=True):
         return tuple(found)
 
     def read(self, split: Split, ledger: RowLedger) -> Iterator[Block]:
-        """See `mlsched_pipelines.sources.Source.read`; blank lines are no rows."""
+        """See `mlsched_pipelines.sources.Source.read`; blank lines are no rows.
+
+        Raises:
+            PipelineError: a cell holds line ends, so that it may have been cut, or swallowed rows.
+        """
         check_pin(split.pin)
         names, _ = _read_header(split.pin.path, self.delimiter)
         invalid: list[pa_csv.InvalidRow] = []
@@ -83,14 +93,19 @@ class CsvSource(Struct, frozen=True):
             invalid.append(row)
             return "skip"
 
-        seen = 0
+        seen, before, is_open = 0, ledger.rows_in, False
         with open_binary(split.pin.path) as file:
-            for batch in self._batches(_FileRange(file, split), names, skip):
+            part = _FileRange(file, split)
+            for batch in self._batches(part, names, skip):
                 bad = {row.number - 1 for row in invalid}
                 rows = _number_rows(seen, batch.num_rows, bad)
                 seen = int(rows[-1]) + 1 if len(rows) else seen
                 ledger.rows_in += batch.num_rows
+                last = (cell for cells in batch.columns for cell in cells[-1:].to_pylist())
+                is_open = any(cell.endswith(b"\n") for cell in last)
                 yield self._typed(Block(batch, rows), ledger)
+            if self.split_bytes:
+                _check_lines(split, part.lines, ledger.rows_in - before + len(invalid), is_open)
         for row in invalid:
             ledger.rows_in += 1
             expected = f"{row.expected_columns} cells"
@@ -130,6 +145,10 @@ class CsvSource(Struct, frozen=True):
                 ),
             )
         except pa.ArrowInvalid as error:
+            if "straddling" in str(error):
+                raise PipelineError(
+                    f"{data.path}: a row is longer than {BLOCK_BYTES} bytes, or a quote is open."
+                ) from error
             if "Empty CSV file" not in str(error):
                 raise PipelineError(f"{data.path}: not readable as CSV: {error}.") from error
 
@@ -159,6 +178,7 @@ class _FileRange(RawIOBase):
     def __init__(self, file: Any, split: Split) -> None:
         self.path = split.pin.path
         self._file, self._left = file, split.stop - split.start
+        self._ends, self._last = 0, b""
         file.seek(split.start)
 
     def readable(self) -> bool:
@@ -168,7 +188,14 @@ class _FileRange(RawIOBase):
         wanted = self._left if size is None or size < 0 else min(size, self._left)
         data: bytes = self._file.read(wanted)
         self._left -= len(data)
+        self._ends += data.count(b"\n")
+        self._last = data[-1:] or self._last
         return data
+
+    @property
+    def lines(self) -> int:
+        """Lines read so far, the last one without its end too."""
+        return self._ends + (self._last not in (b"", b"\n"))
 
 
 def _read_header(path: str, delimiter: str) -> tuple[list[str], int]:
@@ -180,10 +207,25 @@ def _read_header(path: str, delimiter: str) -> tuple[list[str], int]:
         text = line.decode("utf-8-sig")
     except UnicodeDecodeError:
         raise PipelineError(f"{path}: the header line is not UTF-8.") from None
-    names = next(iter(text_csv.reader([text.rstrip("\r\n")], delimiter=delimiter)), [])
+    try:
+        names = next(text_csv.reader([text.rstrip("\r\n")], delimiter=delimiter), [])
+    except text_csv.Error:
+        raise PipelineError(
+            f"{path}: expected lines that end in \\n or \\r\\n, found a lone \\r in the header."
+        ) from None
     if not names:
         raise PipelineError(f"{path}: expected a header line with field names, found none.")
     return names, first
+
+
+def _check_lines(split: Split, lines: int, rows: int, is_open: bool) -> None:
+    """Every line is a row, or blank: else a quoted cell holds line ends, here or at the cut."""
+    path, start, stop = split.pin.path, split.start, split.stop
+    if is_open or (lines > rows and lines - count_blank_lines(path, start, stop) > rows):
+        raise PipelineError(
+            f"{path}: between bytes {start} and {stop} a cell holds a line end or an open quote.",
+            "Correct the file; csv(..., split_bytes=0) reads each file as one split.",
+        )
 
 
 def _number_rows(first: int, count: int, skipped: set[int]) -> Rows:

@@ -169,3 +169,14 @@ def count_lines(path: str, start: int, stop: int) -> int:
             lines += data.count(b"\n")
             start += len(data)
     return lines
+
+
+def count_blank_lines(path: str, start: int, stop: int) -> int:
+    """Lines of a byte range that hold nothing, which are no rows."""
+    blank = 0
+    with open_binary(path) as file:
+        file.seek(start)
+        while start < stop and (line := file.readline(stop - start)):
+            blank += not line.strip(b"\r\n")
+            start += len(line)
+    return blank
