@@ -7,8 +7,8 @@ statistics, so a condition over floats is used only if it is made of comparisons
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
-from itertools import groupby
+from collections.abc import Iterable, Sequence
+from itertools import accumulate, groupby
 
 import msgspec
 import pyarrow as pa
@@ -29,11 +29,16 @@ def row_group_sizes(metadata: pq.FileMetaData, columns: Sequence[str]) -> list[i
     """Bytes of some columns in each row group, before compression."""
     wanted = set(columns)
     paths = [metadata.schema.column(at).path for at in range(metadata.num_columns)]
-    read = [at for at, path in enumerate(paths) if path.partition(".")[0] in wanted]
+    # A dot is also a part of names, so that every beginning of a path may be the column.
+    read = [at for at, path in enumerate(paths) if not wanted.isdisjoint(_beginnings(path))]
     return [
         sum(metadata.row_group(group).column(at).total_uncompressed_size for at in read)
         for group in range(metadata.num_row_groups)
     ]
+
+
+def _beginnings(path: str) -> Iterable[str]:
+    return accumulate(path.split("."), "{}.{}".format)
 
 
 def prune_row_groups(
@@ -86,9 +91,17 @@ def _lost(split: Split, parts: list[Split], rows: Sequence[int]) -> Pruned:
 
 def _is_safe(schema: pa.Schema, condition: pc.Expression) -> bool:
     """Whether statistics tell the truth about the rows that pass."""
-    plain = pa.schema([field for field in schema if not pa.types.is_floating(field.type)])
+    plain = pa.schema([field for field in schema if not _may_hold_nan(field.type)])
     try:
         evaluate(pa.RecordBatch.from_pylist([], schema=plain), (("condition", condition),))
     except SchemaMismatchError:
         return _NAN_FAILS.fullmatch(str(condition)) is not None
     return True
+
+
+def _may_hold_nan(kind: pa.DataType) -> bool:
+    """Whether values are floats, or may have some inside."""
+    is_plain = pa.types.is_primitive(kind) or pa.types.is_decimal(kind)
+    is_text = pa.types.is_string(kind) or pa.types.is_binary(kind)
+    is_large = pa.types.is_large_string(kind) or pa.types.is_large_binary(kind)
+    return pa.types.is_floating(kind) or not (is_plain or is_text or is_large)
