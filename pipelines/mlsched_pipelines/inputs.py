@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 
 import pyarrow as pa
 
-from mlsched.errors import NotFoundError, PipelineError
-from mlsched_pipelines.stores import open_store
+from mlsched.errors import ConfigError, NotFoundError, PipelineError
+from mlsched_pipelines.stores import open_store, shown
 
 if TYPE_CHECKING:
     from mlsched_pipelines.stores.s3 import S3Store
@@ -38,6 +38,11 @@ def open_object(address: str) -> tuple[S3Store, str]:
     from mlsched_pipelines.stores.s3 import S3Store
 
     bucket, _, key = address.removeprefix("s3://").partition("/")
+    if key.startswith("/"):
+        raise PipelineError(
+            f"The address {shown(address)!r} has a part between two slashes that is empty.",
+            "Write s3://BUCKET/KEY with simple names between the slashes.",
+        )
     store = open_store(f"s3://{bucket}")
     assert isinstance(store, S3Store), "s3:// addresses are those of S3 stores"
     return store, key
@@ -103,13 +108,19 @@ def expand(paths: Paths) -> tuple[str, ...]:
 
     Raises:
         NotFoundError: a pattern stands for no file.
+        ConfigError: an address of another kind.
     """
     given = [paths] if isinstance(paths, (str, Path)) else list(paths)
     found: list[str] = []
     for path in map(str, given):
+        if "://" in path and not is_object(path):
+            raise ConfigError(
+                f"No input has the address {shown(path)!r}.",
+                "Expected a path of this machine, or s3://BUCKET/KEY.",
+            )
         matches = _objects(path) if is_object(path) else _files(Path(path).absolute())
         if not matches:
-            raise NotFoundError(f"No input file matches {path!r}.")
+            raise NotFoundError(f"No input file matches {shown(path)!r}.")
         found.extend(matches)
     if not found:
         raise NotFoundError("A source needs at least one input file, found none.")
@@ -130,7 +141,7 @@ def _objects(pattern: str) -> list[str]:
     folder, _, name = pattern.rpartition("/")
     if any(mark in folder for mark in _MARKS):
         raise PipelineError(
-            f"The pattern {pattern!r} has a wildcard in its folder.",
+            f"The pattern {shown(pattern)!r} has a wildcard in its folder.",
             "In a bucket only the last part of an address may have one.",
         )
     store, prefix = open_object(folder)

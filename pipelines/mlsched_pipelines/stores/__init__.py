@@ -6,6 +6,7 @@ calls and no others, so that each store keeps the same promises: tested by one s
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Protocol, runtime_checkable
@@ -86,6 +87,18 @@ class Store(Protocol):
 
     def delete(self, paths: Iterable[str]) -> None:
         """Remove files, durably; those that are not there are as they should be."""
+
+
+def shown(address: str) -> str:
+    """An address for messages: without what may be a key, a password or a signature in it."""
+    scheme, mark, rest = address.partition("://")
+    if not mark:
+        return address
+    _, at, place = rest.rpartition("@")
+    return f"{scheme}://{'…@' if at else ''}{_QUERY.sub('?…', place)}"
+
+
+_QUERY = re.compile(r"\?[^/]*=.*", re.DOTALL)
 
 
 def open_store(address: str | Path) -> Store:

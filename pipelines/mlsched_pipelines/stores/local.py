@@ -8,7 +8,7 @@ from pathlib import Path
 import pyarrow as pa
 
 from mlsched.errors import ConfigError, PipelineError
-from mlsched_pipelines.stores import Entry
+from mlsched_pipelines.stores import Entry, shown
 from mlsched_pipelines.stores.files import (
     TEMPORARY_PREFIX,
     make_folder,
@@ -28,7 +28,7 @@ class LocalStore:
     def __init__(self, root: str | Path) -> None:
         if "://" in str(root):
             raise ConfigError(
-                f"No store has the address {str(root)!r}.",
+                f"No store has the address {shown(str(root))!r}.",
                 "Expected a folder, or s3://BUCKET/PREFIX.",
             )
         self.root = Path(root).absolute()
@@ -108,9 +108,7 @@ class LocalStore:
             full.unlink(missing_ok=True)
             folders.add(full.parent)
         for folder in folders:
-            is_empty = folder.is_dir() and not any(folder.iterdir())
-            if is_empty and folder != self.root:
-                folder.rmdir()
+            if folder != self.root and _remove_empty(folder):
                 sync_folder(folder.parent)
             elif folder.is_dir():
                 sync_folder(folder)
@@ -133,3 +131,12 @@ class LocalStore:
             return sorted((self.root / folder).iterdir())
         except (FileNotFoundError, NotADirectoryError):
             return []
+
+
+def _remove_empty(folder: Path) -> bool:
+    """Whether the folder was empty and is gone; others may write to it, or remove it, meanwhile."""
+    try:
+        folder.rmdir()
+    except OSError:
+        return False
+    return True
