@@ -160,23 +160,33 @@ class S3Store:
 
         Raises:
             UnreachableError: no answer; the object may be there or still appear.
+            ConflictError: the server keeps refusing, and the object is not there.
         """
         word = secrets.token_hex(16)
         deadline = time.monotonic() + PUT_S_MAX
         pause_s = 0.1
+        problem: MlschedError
         while True:
             try:
                 self._put(path, data, mode="create", attributes={WRITER: word})
             except TakenError:
                 if (writer := self._writer(path)) is not None:
                     return writer == word
-            except (ConflictError, UnreachableError):
-                if time.monotonic() + pause_s > deadline:
-                    raise
-                time.sleep(pause_s)
-                pause_s *= 2
+                # Another's write is on its way, or what it made is gone again.
+                problem = ConflictError(
+                    f"s3://{self._bucket}/{self._key(path)} cannot be created and is not there: "
+                    "others write it at the same time.",
+                    "Try again later.",
+                )
+            except (ConflictError, UnreachableError) as error:
+                problem = error
             else:
                 return True
+            if time.monotonic() + pause_s > deadline:
+                break
+            time.sleep(pause_s)
+            pause_s *= 2
+        raise problem
 
     def scratch(self, folder: str) -> Path:
         """See `Store.scratch`: in a folder of this process, below TMPDIR."""

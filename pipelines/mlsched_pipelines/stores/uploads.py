@@ -18,8 +18,9 @@ PART_BYTES = 8 << 20
 """S3 takes no parts below 5 MiB, nor more than 10,000: boto3 makes them larger where needed."""
 
 PARTS_MAX = 8
-TRIES_MAX = 3
-"""Of each part: a dead server is given up after 45 s."""
+TRIES_MAX = 6
+"""Of each part, over 15 s: busy servers answer 503. A dead server is given up after 45 s, one that
+says nothing after 105 s."""
 
 
 def upload(client: clients.Client, bucket: str, key: str, source: Path) -> None:

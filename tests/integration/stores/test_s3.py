@@ -121,6 +121,17 @@ def test_an_upload_that_fails_leaves_nothing(
     assert store.read("data/x") == content
 
 
+@needs_ceph
+def test_parts_are_sent_again_while_the_server_is_busy(proxy: FaultProxy, s3_url: str) -> None:
+    store, busy = open_store(s3_url), Fault(False, 503, b"<Error><Code>SlowDown</Code></Error>")
+    source = store.scratch("data")
+    source.write_bytes(os.urandom(20 << 20))
+    faults = [busy] * 4
+    proxy.choose = lambda seen: faults.pop() if faults and "partNumber=2" in seen.target else None
+    store.put_file(source, "data/x")
+    assert (store.size("data/x"), faults) == (20 << 20, [])
+
+
 # Racing processes
 
 

@@ -13,6 +13,7 @@ import pytest
 
 from mlsched.errors import (
     ConfigError,
+    ConflictError,
     MlschedError,
     PipelineError,
     StoreFullError,
@@ -176,6 +177,22 @@ def test_answers_that_help_nobody(
             assert type(error) is kind
             assert word in error.message
             assert "CANARY" not in repr(error) + error.hint
+
+
+def test_a_server_that_is_always_in_conflict(use_s3: UseS3, impatient: None) -> None:
+    """It refuses to create an object that is not there: a write to it never ends."""
+    refusals = {
+        "PUT": Fault(False, 409, b"<Error><Code>ConditionalRequestConflict</Code></Error>"),
+        "GET": Fault(False, 404, b"<Error><Code>NoSuchKey</Code></Error>"),
+        "HEAD": Fault(False, 404),
+    }
+    with FaultProxy() as server:
+        server.choose = lambda seen: refusals[seen.method]
+        use_s3(AWS_ENDPOINT_URL=server.endpoint, AWS_ACCESS_KEY_ID="K", AWS_SECRET_ACCESS_KEY="S")
+        error = error_of(open_store("s3://bucket/data").put_new, "x", b"")
+        assert isinstance(error, ConflictError)
+        assert "s3://bucket/data/x" in error.message
+        assert len(server.seen) < 20
 
 
 @needs_ceph
