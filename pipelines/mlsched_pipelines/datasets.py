@@ -118,7 +118,7 @@ class Dataset(Struct, frozen=True):
         folder holds this version alone, and is a dataset like any other.
 
         Raises:
-            PipelineError: a shard does not have its checksum.
+            PipelineError: a shard does not have its checksum, or the folder holds another dataset.
             StoreFullError: the disk is full.
         """
         return fetch_dataset(self, LocalStore(folder))
@@ -142,19 +142,36 @@ class Dataset(Struct, frozen=True):
 def fetch_dataset(dataset: Dataset, target: LocalStore) -> Dataset:
     """Copy the shards of a version, then its manifest: see `Dataset.fetch`."""
     rejects = [file for run in dataset.runs for file in run.rejects]
+    schema = encode_schema(dataset.schema)
+    content = encode(Manifest(dataset.version, schema, dataset.files, dataset.runs))
+    _check_target(target, dataset.version, content)
     with full_disk_explained(target.url):
         for file in (*dataset.files, *rejects):
             if _has(target, file):
                 continue
             temporary = target.scratch(file.path.rpartition("/")[0])
-            with dataset.store.open(file.path) as source, temporary.open("wb") as sink:
-                shutil.copyfileobj(source, sink, COPY_BYTES)
-            target.put_file(temporary, file.path)
+            try:
+                with dataset.store.open(file.path) as source, temporary.open("wb") as sink:
+                    shutil.copyfileobj(source, sink, COPY_BYTES)
+                target.put_file(temporary, file.path)
+            finally:
+                temporary.unlink(missing_ok=True)
             check_content(target, file)
-        schema = encode_schema(dataset.schema)
-        manifest = Manifest(dataset.version, schema, dataset.files, dataset.runs)
-        target.put_new(manifest_path(dataset.version), encode(manifest))
+        target.put_new(manifest_path(dataset.version), content)
+    _check_target(target, dataset.version, content)
     return open_dataset(target.root, version=dataset.version)
+
+
+def _check_target(target: LocalStore, version: int, content: bytes) -> None:
+    try:
+        found = target.read(manifest_path(version))
+    except FileNotFoundError:
+        return
+    if found != content:
+        raise PipelineError(
+            f"{target.url} holds version {version} of another dataset, or other partitions of it.",
+            "Fetch into a folder of its own.",
+        )
 
 
 def _has(store: Store, file: FileRecord) -> bool:

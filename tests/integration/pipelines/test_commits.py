@@ -14,7 +14,7 @@ import pyarrow.ipc
 import pytest
 
 from mlsched.errors import NotFoundError, PipelineError
-from mlsched_pipelines import Plan, collect_orphans, csv, open_dataset, run
+from mlsched_pipelines import Plan, collect_orphans, csv, open_dataset, run, table
 from mlsched_pipelines.manifests import FileRecord, RunKey, RunRecord, encode_schema
 from mlsched_pipelines.rows import Counts
 from mlsched_pipelines.stores import open_store
@@ -205,6 +205,28 @@ def test_orphans_are_removed_by_age_and_published_files_never(
     open_dataset(root).verify()
     with pytest.raises(PipelineError, match="not a dataset"):
         collect_orphans(tmp_path)
+
+
+def test_a_copy_is_never_taken_for_that_of_another_dataset(tmp_path: Path) -> None:
+    data = table(pa.table({"zone": ["north", "south"], "x": [1, 2]}))
+    run(Plan.scan(data).write(tmp_path / "out", partition_by="zone"))
+    dataset, copy = open_dataset(tmp_path / "out"), tmp_path / "copy"
+    north = dataset.where(zone="north")
+    for _ in range(2):
+        assert north.fetch(copy).to_table()["x"].to_pylist() == [1]
+    for other in (dataset.where(zone="south"), dataset):
+        with pytest.raises(PipelineError, match="another dataset, or other partitions"):
+            other.fetch(copy)
+    assert open_dataset(copy).digest == north.digest
+
+
+def test_a_copy_that_fails_leaves_no_half_of_a_file(tmp_path: Path) -> None:
+    run(Plan.scan(table(pa.table({"x": [1]}))).write(tmp_path / "out"))
+    dataset = open_dataset(tmp_path / "out")
+    (tmp_path / "out" / dataset.files[0].path).unlink()
+    with pytest.raises(FileNotFoundError):
+        dataset.fetch(tmp_path / "copy")
+    assert [path for path in (tmp_path / "copy").rglob("*") if path.is_file()] == []
 
 
 def test_a_dataset_that_is_not_there_is_not_found(tmp_path: Path) -> None:
