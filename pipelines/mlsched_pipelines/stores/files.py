@@ -9,6 +9,7 @@ from __future__ import annotations
 import errno
 import os
 import secrets
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -90,8 +91,12 @@ def _link(temporary: Path, path: Path) -> bool:
 
 
 @contextmanager
-def full_disk_explained(place: str) -> Iterator[None]:
+def full_disk_explained(url: str) -> Iterator[None]:
     """Turn *no space left* and *over quota* into an error that says what it means.
+
+    Args:
+        url: Of the store that is written; for a bucket it is the disk that is full on which files
+            wait for their upload.
 
     Raises:
         StoreFullError: the disk is full; nothing was published, finished tasks are kept.
@@ -100,6 +105,7 @@ def full_disk_explained(place: str) -> Iterator[None]:
         yield
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            place = f"{tempfile.gettempdir()} (TMPDIR)" if "://" in url else url
             raise StoreFullError(
                 f"The disk of {place} is full. Nothing was published, nothing is lost.",
                 "Free some space and run again: finished tasks are not done twice.",

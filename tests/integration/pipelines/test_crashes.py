@@ -7,6 +7,7 @@ import random
 import signal
 import subprocess
 import sys
+import tempfile
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -266,3 +267,18 @@ def test_a_full_disk_publishes_nothing_and_the_run_goes_on_when_there_is_space(
     report = run(plan, interval="tue")
     assert report.tasks_resumed > 0
     assert open_dataset(out).rows == 30_500
+
+
+@pytest.mark.needs_root
+@pytest.mark.needs_ceph
+def test_a_full_disk_for_files_on_their_way_to_a_bucket_is_named(
+    small_disk: Path,
+    s3_url: str,
+    make_csv: MakeCsv,
+    schema: pa.Schema,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", str(small_disk))
+    plan = Plan.scan(csv(make_csv(rows=30_000), schema)).write(s3_url)
+    with pytest.raises(StoreFullError, match=rf"disk of {small_disk} \(TMPDIR\) is full"):
+        run(plan)
