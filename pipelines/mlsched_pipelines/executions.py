@@ -23,6 +23,7 @@ from mlsched_pipelines.rows import Counts, too_many_rejects
 from mlsched_pipelines.schema import check_row_count
 from mlsched_pipelines.stages import Stage, cut_stages
 from mlsched_pipelines.stores import Store
+from mlsched_pipelines.stores.commits import keep_young
 from mlsched_pipelines.stores.shards import read_shard
 from mlsched_pipelines.tasks import Work, marker_path, read_marker, run_task
 
@@ -75,6 +76,8 @@ class Execution:
         Raises:
             SchemaMismatchError, PipelineError, StoreFullError: see `mlsched_pipelines.runs.run`.
         """
+        if self._found:
+            keep_young(self._store, self._folder)
         for stage in self.stages:
             self.records.append(self._run_stage(stage))
 

@@ -9,6 +9,7 @@ A crash leaves nothing but files that no manifest lists; `collect_orphans` remov
 
 from __future__ import annotations
 
+import secrets
 import time
 from pathlib import Path, PurePosixPath
 
@@ -104,6 +105,9 @@ def collect_orphans(
 ) -> list[str]:
     """Remove files that no manifest lists and nobody changed for ``age_s_min``.
 
+    In a bucket also the parts of uploads that began before that and never ended: they are in no
+    list and paid for. The keys must be allowed to list and abort multipart uploads.
+
     A run that is still at work keeps its folder young with every task; give an age well above the
     longest task. All published versions stay readable.
 
@@ -127,13 +131,31 @@ def collect_orphans(
     for run in runs:
         found = [*store.list_files(run), *_unfinished(store, run)]
         if all(entry.changed_at <= oldest for entry in found):
-            removed.extend(entry.path for entry in found if entry.path not in kept)
+            # At once, since a run may be taken up again at any time: see `keep_young`.
+            removed += _remove(store, [each.path for each in found if each.path not in kept])
     begun = _unfinished(store, MANIFESTS)
-    removed.extend(entry.path for entry in begun if entry.changed_at <= oldest)
-    # Markers go first, durably: a marker without its files would let a later run skip the task.
-    store.delete(path for path in removed if path.endswith(".done"))
-    store.delete(path for path in removed if not path.endswith(".done"))
+    removed += _remove(store, [each.path for each in begun if each.changed_at <= oldest])
+    if not isinstance(store, LocalStore):
+        removed += _abort_uploads(store, oldest)
     return removed
+
+
+def keep_young(store: Store, folder: str) -> None:
+    """Let `collect_orphans` see that a run's folder is in use again, however old its files are."""
+    store.put_new(f"{folder}/{secrets.token_hex(8)}.try", b"")
+
+
+def _remove(store: Store, paths: list[str]) -> list[str]:
+    # Markers go first, durably: a marker without its files would let a later run skip the task.
+    store.delete(path for path in paths if path.endswith(".done"))
+    store.delete(path for path in paths if not path.endswith(".done"))
+    return paths
+
+
+def _abort_uploads(store: Store, oldest: float) -> list[str]:
+    from mlsched_pipelines.stores.s3 import S3Store
+
+    return store.abort_uploads(DATA, oldest) if isinstance(store, S3Store) else []
 
 
 def _unfinished(store: Store, folder: str) -> list[Entry]:

@@ -31,7 +31,7 @@ from mlsched_pipelines.stores.clients import call, find_client
 from mlsched_pipelines.stores.ranges import TAIL_BYTES, RangeFile
 from mlsched_pipelines.stores.refusals import TakenError
 from mlsched_pipelines.stores.scratches import scratch_path
-from mlsched_pipelines.stores.uploads import upload
+from mlsched_pipelines.stores.uploads import abort_uploads, upload
 
 WRITER = "mlsched-writer"
 """Metadata of what `S3Store.put_new` makes: which call made it."""
@@ -208,6 +208,22 @@ class S3Store:
             return
         with suppress(FileNotFoundError):
             self._call("", lambda obstore, store, _: obstore.delete(store, keys))
+
+    def abort_uploads(self, folder: str, before: float) -> list[str]:
+        """Remove the parts of uploads to a folder that began before a time and did not end.
+
+        Args:
+            folder: Within the store; folders in it count too.
+            before: Seconds since the epoch, by the clock of the store.
+
+        Returns:
+            What they would have become, relative to the store.
+        """
+        key = self._key(folder)
+        keys = call(
+            self._bucket, key, lambda client: abort_uploads(client, self._bucket, f"{key}/", before)
+        )
+        return [self._name(each) for each in keys]
 
     def _put(self, path: str, source: bytes | Path, **options: Any) -> None:
         try:

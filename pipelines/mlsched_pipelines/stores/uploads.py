@@ -1,13 +1,14 @@
 """Large files to S3, in parts of which several are on their way at a time.
 
 By boto3, since it removes the parts of an upload that failed; obstore 0.12 leaves them, invisible
-and paid for. Parts of a process that was killed stay: buckets should have a lifecycle rule that
-aborts incomplete multipart uploads.
+and paid for. Parts of a process that was killed stay until `abort_uploads` removes them, or a
+lifecycle rule of the bucket that aborts incomplete multipart uploads.
 """
 
 from __future__ import annotations
 
 import ssl
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -40,6 +41,27 @@ def upload(client: clients.Client, bucket: str, key: str, source: Path) -> None:
             running.upload_file(str(source), bucket, key)
     finally:
         connection.close()
+
+
+def abort_uploads(client: clients.Client, bucket: str, prefix: str, before: float) -> list[str]:
+    """Remove the parts of uploads that began before a time and did not end; their keys, sorted."""
+    connection = _connect(client)
+    try:
+        pages = connection.get_paginator("list_multipart_uploads")
+        found = [
+            upload
+            for page in pages.paginate(Bucket=bucket, Prefix=prefix)
+            for upload in page.get("Uploads", ())
+            if upload["Initiated"].timestamp() <= before
+        ]
+        for each in found:
+            with suppress(connection.exceptions.NoSuchUpload):
+                connection.abort_multipart_upload(
+                    Bucket=bucket, Key=each["Key"], UploadId=each["UploadId"]
+                )
+    finally:
+        connection.close()
+    return sorted(each["Key"] for each in found)
 
 
 def _connect(client: clients.Client) -> Any:

@@ -207,6 +207,47 @@ def test_orphans_are_removed_by_age_and_published_files_never(
         collect_orphans(tmp_path)
 
 
+def test_a_run_that_is_taken_up_again_is_no_orphan(
+    tmp_path: Path, make_csv: MakeCsv, schema: pa.Schema
+) -> None:
+    """Its finished tasks are as old as the try that did them."""
+    out, age_s = tmp_path / "out", 30 * 86_400.0
+    tries = 0
+
+    def collects_in_the_last_task(batch: pa.RecordBatch) -> pa.RecordBatch:
+        nonlocal tries
+        if 999 in batch.column("id").to_pylist():
+            tries += 1
+            if tries == 1:
+                raise RuntimeError("the last task fails")
+            assert collect_orphans(out, age_s_min=age_s / 2) == []
+        return batch
+
+    scan = Plan.scan(csv(make_csv(), schema, split_bytes=5000))
+    plan = scan.map_batches(collects_in_the_last_task, schema=schema, identity="v1").write(out)
+    with pytest.raises(PipelineError, match="the last task fails"):
+        run(plan)
+    for path in out.rglob("data/*/*"):
+        os.utime(path, (path.stat().st_atime, path.stat().st_mtime - age_s))
+    assert run(plan).tasks_resumed == len(plan.splits) - 1
+    open_dataset(out).verify()
+    assert open_dataset(out).rows == 1000
+
+
+def test_many_collect_orphans_at_once(tmp_path: Path) -> None:
+    run(Plan.scan(table(pa.table({"x": [1]}))).write(tmp_path))
+    for round_ in range(5):
+        for number in range(40):
+            folder = tmp_path / "data" / f"{round_}-{number}"
+            folder.mkdir()
+            (folder / "left.arrow").write_bytes(b"left by a crash")
+        assert all(race([lambda: bool(collect_orphans(tmp_path, age_s_min=-60)) or True] * 6))
+    assert [path.name for path in (tmp_path / "data").iterdir()] == [
+        run.run_id for run in open_dataset(tmp_path).runs
+    ]
+    open_dataset(tmp_path).verify()
+
+
 def test_a_copy_is_never_taken_for_that_of_another_dataset(tmp_path: Path) -> None:
     data = table(pa.table({"zone": ["north", "south"], "x": [1, 2]}))
     run(Plan.scan(data).write(tmp_path / "out", partition_by="zone"))

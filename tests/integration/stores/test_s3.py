@@ -10,12 +10,14 @@ import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import pyarrow as pa
 import pytest
 
 from mlsched.errors import (
     PipelineError,
     UnreachableError,
 )
+from mlsched_pipelines import Plan, collect_orphans, open_dataset, run, table
 from mlsched_pipelines.stores import Store, clients, open_store
 from tests.storage.ceph import Gateway
 from tests.storage.fixtures import error_of
@@ -130,6 +132,30 @@ def test_parts_are_sent_again_while_the_server_is_busy(proxy: FaultProxy, s3_url
     proxy.choose = lambda seen: faults.pop() if faults and "partNumber=2" in seen.target else None
     store.put_file(source, "data/x")
     assert (store.size("data/x"), faults) == (20 << 20, [])
+
+
+@needs_ceph
+def test_parts_of_uploads_that_never_ended_are_orphans(
+    gateway: Gateway, bucket: str, s3_url: str
+) -> None:
+    client = gateway.client()
+    data = pa.table({"x": [1]})
+    run(Plan.scan(table(data)).write(s3_url))
+    mine, others = "data sets/one/data/0123/x.arrow", ("data sets/one2/data/x", "data sets/x")
+    for key in (mine, mine, *others):
+        made = client.create_multipart_upload(Bucket=bucket, Key=key)
+        client.upload_part(
+            Bucket=bucket, Key=key, UploadId=made["UploadId"], PartNumber=1, Body=b"x"
+        )
+    found = client.list_multipart_uploads(Bucket=bucket)["Uploads"]
+    now = max(each["Initiated"].timestamp() for each in found)
+    assert collect_orphans(s3_url, age_s_min=60, now=now + 30) == []
+    name = "data/0123/x.arrow"
+    removed = collect_orphans(s3_url, age_s_min=60, now=now + 90)
+    assert [path for path in removed if not path.endswith(".done")] == [name, name]
+    left = client.list_multipart_uploads(Bucket=bucket)["Uploads"]
+    assert sorted(each["Key"] for each in left) == sorted(others)
+    open_dataset(s3_url).verify()
 
 
 # Racing processes
