@@ -7,6 +7,7 @@ of your own too. Fields that the contract of a source does not name are not read
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from hashlib import blake2b
 from itertools import pairwise
 from typing import TYPE_CHECKING, Protocol, TypeVar, runtime_checkable
@@ -89,14 +90,12 @@ class ParquetSource(Struct, frozen=True):
 
     def read(self, split: Split, ledger: RowLedger) -> Iterator[Block]:
         """See `Source.read`."""
-        check_pin(split.pin)
-        with _opened(split.pin.path, pq.ParquetFile) as file:
+        with _reading(split.pin), _opened(split.pin.path, pq.ParquetFile) as file:
             groups = list(range(split.start, split.stop))
             batches = file.iter_batches(
                 BATCH_ROWS, row_groups=groups, columns=self.contract.schema.names, use_threads=False
             )
             yield from _blocks(self.contract, batches, split, ledger)
-        check_pin(split.pin)
 
     def prune(
         self, splits: tuple[Split, ...], condition: pc.Expression
@@ -136,12 +135,10 @@ class ArrowSource(Struct, frozen=True):
 
     def read(self, split: Split, ledger: RowLedger) -> Iterator[Block]:
         """See `Source.read`."""
-        check_pin(split.pin)
-        with _opened(split.pin.path, pa.ipc.open_file) as file:
+        with _reading(split.pin), _opened(split.pin.path, pa.ipc.open_file) as file:
             names = self.contract.schema.names
             batches = (file.get_batch(at).select(names) for at in range(split.start, split.stop))
             yield from _blocks(self.contract, batches, split, ledger)
-        check_pin(split.pin)
 
     def prune(
         self, splits: tuple[Split, ...], condition: pc.Expression
@@ -268,6 +265,22 @@ def _opened(path: str, opener: Callable[[pa.NativeFile], T]) -> T:
         return opener(file)
     except (pa.ArrowInvalid, OSError) as error:
         raise PipelineError(f"The input file {path} cannot be read: {error}.") from error
+
+
+@contextmanager
+def _reading(pin: Pin) -> Iterator[None]:
+    """A file that is read is the one that was planned, before and after.
+
+    Raises:
+        PipelineError: it changed, or it is damaged.
+    """
+    check_pin(pin)
+    try:
+        yield
+    except (pa.ArrowInvalid, OSError) as error:
+        check_pin(pin)
+        raise PipelineError(f"The input file {pin.path} is damaged: {error}.") from error
+    check_pin(pin)
 
 
 def _group(pin: Pin, sizes: list[int], split_bytes: int, first_index: int) -> list[Split]:

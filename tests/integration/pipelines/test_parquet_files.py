@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import pytest
 
+from mlsched.errors import PipelineError
 from mlsched_pipelines import Plan, open_dataset, parquet, run
 
 
@@ -37,3 +39,20 @@ def test_columns_with_dots_in_their_names_have_a_size(tmp_path: Path) -> None:
     assert [split.stop for split in plan.splits] == [1, 2, 3, 4, 5]
     assert all(split.size_bytes > 1000 for split in plan.splits)
     assert run(plan.write(tmp_path / "out")).counts.rows_out == 5000
+
+
+@pytest.mark.parametrize("is_replaced", [False, True])
+def test_damage_is_told_with_the_file_or_that_it_changed(tmp_path: Path, is_replaced: bool) -> None:
+    path = tmp_path / "in.parquet"
+    chance = np.random.default_rng(1)
+    pq.write_table(pa.table({"x": chance.normal(size=50_000)}), path, compression="zstd")
+    whole = path.read_bytes()
+    broken = whole[:60] + chance.bytes(300) + whole[360:]
+    if not is_replaced:
+        path.write_bytes(broken)
+    scan = Plan.scan(parquet(path))
+    if is_replaced:
+        path.write_bytes(broken)
+    message = "changed after the plan" if is_replaced else rf"{path} is damaged: "
+    with pytest.raises(PipelineError, match=message):
+        run(scan.write(tmp_path / "out"))
