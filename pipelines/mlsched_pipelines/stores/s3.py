@@ -31,7 +31,7 @@ from mlsched_pipelines.stores.clients import call, find_client
 from mlsched_pipelines.stores.ranges import TAIL_BYTES, RangeFile
 from mlsched_pipelines.stores.refusals import TakenError
 from mlsched_pipelines.stores.scratches import scratch_path
-from mlsched_pipelines.stores.uploads import abort_uploads, upload
+from mlsched_pipelines.stores.uploads import abort_uploads, delete_each, upload
 
 WRITER = "mlsched-writer"
 """Metadata of what `S3Store.put_new` makes: which call made it."""
@@ -113,11 +113,11 @@ class S3Store:
 
     def read(self, path: str) -> bytes:
         """See `Store.read`."""
-        return self._call(path, _get)
+        return self._look(path, _get)
 
     def open(self, path: str) -> pa.NativeFile:
         """See `Store.open`: by requests for ranges; the first brings the size and the footer."""
-        size_bytes, tail = self._call(path, _get_tail)
+        size_bytes, tail = self._look(path, _get_tail)
 
         def fetch(starts: list[int], ends: list[int]) -> list[memoryview]:
             return self._call(path, partial(_get_ranges, starts=starts, ends=ends))
@@ -134,7 +134,7 @@ class S3Store:
         Raises:
             FileNotFoundError: there is no such file.
         """
-        found = self._call(path, _head)
+        found = self._look(path, _head)
         return found["size"], found["e_tag"] or ""
 
     def list_files(self, folder: str) -> list[Entry]:
@@ -206,8 +206,16 @@ class S3Store:
         keys = [self._key(path) for path in paths]
         if not keys:
             return
-        with suppress(FileNotFoundError):
+        try:
             self._call("", lambda obstore, store, _: obstore.delete(store, keys))
+        except FileNotFoundError:
+            return
+        except PipelineError:
+            pass
+        else:
+            return
+        # Ceph asks for rights to the whole bucket where several objects are removed at once.
+        call(self._bucket, self._key(""), lambda client: delete_each(client, self._bucket, keys))
 
     def abort_uploads(self, folder: str, before: float) -> list[str]:
         """Remove the parts of uploads to a folder that began before a time and did not end.
@@ -246,7 +254,7 @@ class S3Store:
             return str(found.get(WRITER, ""))
 
         try:
-            return self._call(path, head)
+            return self._look(path, head)
         except FileNotFoundError:
             return None
 
@@ -255,6 +263,27 @@ class S3Store:
             folder, lambda obstore, store, key: obstore.list_with_delimiter(store, key or None)
         )
         return found
+
+    def _look(self, path: str, function: Callable[[Any, Any, str], T]) -> T:
+        """As `_call`, for what may not be there.
+
+        Keys that may list a prefix only, and not the bucket, are refused what is not there.
+        """
+        try:
+            return self._call(path, function)
+        except PipelineError as error:
+            problem: Exception = error
+        if not self._is_listed(path):
+            problem = FileNotFoundError(f"s3://{self._bucket}/{self._key(path)}")
+        raise problem
+
+    def _is_listed(self, path: str) -> bool:
+        def look(obstore: Any, store: Any, key: str) -> bool:
+            folder = key.rpartition("/")[0] or None
+            pages = obstore.list(store, folder, offset=key[:-1], chunk_size=1000)
+            return any(each["path"] == key for each in next(iter(pages), ()))
+
+        return self._call(path, look)
 
     def _call(self, path: str, function: Callable[[Any, Any, str], T]) -> T:
         key = self._key(path)

@@ -1,13 +1,14 @@
-"""Large files to S3, in parts of which several are on their way at a time.
+"""What boto3 does: large files to S3, in parts of which several are on their way at a time.
 
-By boto3, since it removes the parts of an upload that failed; obstore 0.12 leaves them, invisible
-and paid for. Parts of a process that was killed stay until `abort_uploads` removes them, or a
-lifecycle rule of the bucket that aborts incomplete multipart uploads.
+It removes the parts of an upload that failed; obstore 0.12 leaves them, invisible and paid for.
+Parts of a process that was killed stay until `abort_uploads` removes them, or a lifecycle rule of
+the bucket that aborts incomplete multipart uploads.
 """
 
 from __future__ import annotations
 
 import ssl
+from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -62,6 +63,16 @@ def abort_uploads(client: clients.Client, bucket: str, prefix: str, before: floa
     finally:
         connection.close()
     return sorted(each["Key"] for each in found)
+
+
+def delete_each(client: clients.Client, bucket: str, keys: Sequence[str]) -> None:
+    """Remove objects by a request for each; obstore has only one for many."""
+    connection = _connect(client)
+    try:
+        for key in keys:
+            connection.delete_object(Bucket=bucket, Key=key)
+    finally:
+        connection.close()
 
 
 def _connect(client: clients.Client) -> Any:

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import json
 import uuid
 from collections.abc import Callable
 from pathlib import Path
 
+import pyarrow as pa
 import pytest
 
 from mlsched.errors import (
     ConfigError,
 )
+from mlsched_pipelines import Plan, open_dataset, run, table
 from mlsched_pipelines.stores import open_store
 from mlsched_pipelines.stores.credentials import load_settings, open_session
 from tests.controlplane.credentials import Authority
@@ -123,6 +126,53 @@ def test_keys_that_expire_are_renewed(
     gateway.admin("key", "rm", f"--uid={user}", "--key-type=s3", f"--access-key={keys[0][0]}")
     assert store.read("x") == b"1"
     assert store.put_new("y", b"2")
+
+
+@needs_ceph
+def test_keys_for_one_prefix_write_there_and_keys_that_only_read_read(
+    gateway: Gateway, bucket: str, use_s3: UseS3
+) -> None:
+    writer, reader = _make_user(gateway), _make_user(gateway)
+    objects, whole = f"arn:aws:s3:::{bucket}/team/*", f"arn:aws:s3:::{bucket}"
+    prefix = {"StringLike": {"s3:prefix": ["team/*"]}}
+    rules = [
+        (writer, ["GetObject", "PutObject", "DeleteObject"], objects, {}),
+        (writer, ["ListBucket"], whole, prefix),
+        (reader, ["GetObject"], objects, {}),
+        (reader, ["ListBucket"], whole, prefix),
+    ]
+    statements = [
+        {
+            "Effect": "Allow",
+            "Principal": {"AWS": [f"arn:aws:iam:::user/{user}"]},
+            "Action": [f"s3:{action}" for action in actions],
+            "Resource": [resource],
+            "Condition": condition,
+        }
+        for (user, _), actions, resource, condition in rules
+    ]
+    policy = json.dumps({"Version": "2012-10-17", "Statement": statements})
+    gateway.client().put_bucket_policy(Bucket=bucket, Policy=policy)
+    data = Plan.scan(table(pa.table({"x": [1, 2], "y": [3, 3]})))
+    plan = data.group_by("y", {"n": "count"}).write(f"s3://{bucket}/team/out")
+    use_s3(**writer[1].environment())
+    assert run(plan).published
+    assert open_store(f"s3://{bucket}/team/out").list_folders("") == ["data", "manifest"]
+    error = error_of(run, plan.to(f"s3://{bucket}/other/out"))
+    assert "AccessDenied" in error.message
+    use_s3(**reader[1].environment())
+    assert open_dataset(f"s3://{bucket}/team/out").to_table()["n"].to_pylist() == [2]
+    assert not run(plan).published
+    assert "AccessDenied" in error_of(run, plan.to(f"s3://{bucket}/team/two")).message
+
+
+def _make_user(gateway: Gateway) -> tuple[str, Gateway]:
+    user, keys = uuid.uuid4().hex[:12], (f"AK{uuid.uuid4().hex[:16]}", uuid.uuid4().hex)
+    gateway.admin(
+        *("user", "create", f"--uid={user}", f"--display-name={user}"),
+        *(f"--access-key={keys[0]}", f"--secret-key={keys[1]}"),
+    )
+    return user, Gateway(gateway.endpoint, *keys, gateway.config, 0)
 
 
 KEYS = {"AWS_ACCESS_KEY_ID": "K", "AWS_SECRET_ACCESS_KEY": "S"}
