@@ -7,6 +7,7 @@ one in an attribute, shows one in a ``repr`` or can be pickled.
 
 from __future__ import annotations
 
+import logging
 import os
 from datetime import UTC, datetime, timedelta
 from importlib import import_module
@@ -28,6 +29,9 @@ CHAIN = (
 
 Source: https://docs.aws.amazon.com/boto3/latest/guide/credentials.html
 """
+
+_TALKERS = ("botocore.auth", "botocore.endpoint", "botocore.parsers")
+"""What logs requests and answers whole at level DEBUG, those that bring credentials among them."""
 
 LIFE_S = 120
 """A client asks botocore again after this time less `RENEWAL_S`.
@@ -108,6 +112,7 @@ def open_session() -> Any:
     Raises:
         ConfigError: they cannot be read, or AWS_PROFILE names a profile that is not there.
     """
+    _quieten()
     session = load_package("botocore.session").Session()
     errors = load_package("botocore.exceptions")
     problem = None
@@ -123,6 +128,14 @@ def open_session() -> Any:
     if problem is not None:
         raise problem
     return session
+
+
+def _quieten() -> None:
+    """Keep keys and tokens out of the log of a program that logs everything of everybody."""
+    for name in _TALKERS:
+        logger = logging.getLogger(name)
+        if logger.level == logging.NOTSET:
+            logger.setLevel(logging.INFO)
 
 
 def load_settings(session: Any) -> Settings:

@@ -105,6 +105,21 @@ def test_good_keys_show_nowhere(
     assert gateway.secret_key not in repr(client.store.config)
 
 
+def test_keys_show_in_no_log_of_an_upload_in_parts(
+    use_s3: UseS3, impatient: None, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(0)
+    names = ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN")
+    source = tmp_path / "x"
+    source.write_bytes(b"x" * (17 << 20))
+    with FaultProxy() as server:
+        server.choose = lambda _: Fault(False, 403, b"<Error><Code>AccessDenied</Code></Error>")
+        use_s3(AWS_ENDPOINT_URL=server.endpoint, **{name: f"CANARY{name}" for name in names})
+        error_of(open_store("s3://bucket/data").put_file, source, "x")
+        assert [seen.method for seen in server.seen] == ["POST"]
+    assert "CANARY" not in caplog.text
+
+
 def test_addresses_with_secrets_are_not_repeated() -> None:
     for address in ("s3://KEY:CANARY@bucket/x", "s3://ab", "s3://", "s3://b u/x?secret=CANARY"):
         error = error_of(open_store, address)
