@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
+import collections
+import enum
 import functools
 import importlib
+import re
 import subprocess
 import sys
 import types
+import typing
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import numpy as np
+import pandas as pd
 import pytest
 
 from mlsched.errors import PipelineError
@@ -155,3 +161,95 @@ def test_a_module_of_the_user_counts_with_its_source(
         source = "def f(b):\n    return neighbour.helper(b)\n"
         found.append(fingerprint(made(source, neighbour=neighbour)))
     assert found[0] == found[2] != found[1]
+
+
+BEHAVIOURS = {
+    "array of a class": "class M:\n    k = np.array([K])\ndef f(b):\n    return b + M.k",
+    "object of a class": "class S:\n    def __init__(self, k): self.k = k\n"
+    "class M:\n    s = S(K)\ndef f(b):\n    return M.s.k",
+    "class in a class": "class M:\n    class I:\n        def g(self): return K\n"
+    "def f(b):\n    return M.I().g()",
+    "partial method": "class M:\n    def g(self, k): return k\n"
+    "    h = functools.partialmethod(g, K)\nm = M()\ndef f(b):\n    return m.h()",
+    "slots": "class M:\n    __slots__ = ('k',)\nm = M()\nm.k = K\ndef f(b):\n    return m.k",
+    "method of slots": "class M:\n    __slots__ = ()\n    def g(self): return K\n"
+    "m = M()\ndef f(b):\n    return m.g()",
+    "struct": "class M(msgspec.Struct):\n    a: int\n    def g(self): return K\n"
+    "m = M(1)\ndef f(b):\n    return m.g()",
+    "state of a struct": "class M(msgspec.Struct):\n    a: int\nm = M(K)\n"
+    "def f(b):\n    return m.a",
+    "named tuple": "class M(typing.NamedTuple):\n    a: int\n    def g(self): return K\n"
+    "m = M(1)\ndef f(b):\n    return m.g()",
+    "dict of the user's": "class M(dict):\n    def g(self): return K\nm = M()\n"
+    "def f(b):\n    return m.g()",
+    "text of the user's": "class M(str):\n    def g(self): return K\nm = M('a')\n"
+    "def f(b):\n    return m.g()",
+    "metaclass": "class T(type):\n    def g(cls): return K\nclass M(metaclass=T): pass\n"
+    "def f(b):\n    return M.g()",
+    "factory": "d = collections.defaultdict(lambda: K)\ndef f(b):\n    return d[b]",
+    "object in a deque": "class M:\n    def g(self): return K\nd = collections.deque([M()])\n"
+    "def f(b):\n    return d[0].g()",
+    "cached function": "@functools.lru_cache\ndef g(b): return K\ndef f(b):\n    return g(b)",
+    "names in an array": "a = np.zeros(1, [(f'x{K}', 'i4')])\ndef f(b):\n    return a",
+    "mask of an array": "a = np.ma.masked_equal([1, 2], K)\ndef f(b):\n    return a",
+    "bound method of C": "g = {1: K}.get\ndef f(b):\n    return g(b)",
+    "function by type": "@functools.singledispatch\ndef g(b): return 0\n"
+    "@g.register(int)\ndef _(b): return K\ndef f(b):\n    return g(b)",
+    "constant of a module": "c = types.ModuleType('config')\nc.limit = K\n"
+    "def f(b):\n    return c.limit",
+    "enumeration": "class M(str, enum.Enum):\n    A = 'a'\n    def g(self): return K\n"
+    "def f(b):\n    return M.A.g()",
+}
+
+
+@pytest.mark.parametrize("source", BEHAVIOURS.values(), ids=BEHAVIOURS)
+def test_whatever_holds_the_behaviour_counts(source: str) -> None:
+    modules = (np, functools, collections, msgspec, types, typing, enum)
+
+    def use(constant: int) -> str:
+        names = {module.__name__.replace("numpy", "np"): module for module in modules}
+        return fingerprint(made(source.replace("K", str(constant)), __name__="users", **names))
+
+    assert use(1) == use(1) != use(2)
+
+
+IMPORTS = {
+    "of the module": "import a\ndef f(b):\n    return a.g(b)",
+    "in the function": "def f(b):\n    import a\n    return a.g(b)",
+    "of names in the function": "def f(b):\n    from a import g\n    return g(b)",
+    "of a package": "import p.deep\ndef f(b):\n    return p.deep.g(b)",
+    "of a part of a package": "from p import deep\ndef f(b):\n    return deep.g(b)",
+}
+
+
+@pytest.mark.parametrize("source", IMPORTS.values(), ids=IMPORTS)
+def test_modules_of_the_user_count_with_all_that_they_import(
+    source: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.syspath_prepend(str(tmp_path))
+    (tmp_path / "a.py").write_text("def g(b):\n    from p import deep\n    return deep.g(b)\n")
+    (tmp_path / "p").mkdir()
+    (tmp_path / "p/__init__.py").touch()
+    (tmp_path / "p/deep.py").write_text("from .last import g\n")
+    found = []
+    for factor in (1, 2, 1):
+        (tmp_path / "p/last.py").write_text(f"def g(b):\n    return b * {factor}\n")
+        for name in ("a", "p", "p.deep", "p.last"):
+            monkeypatch.delitem(sys.modules, name, raising=False)
+        importlib.invalidate_caches()
+        found.append(fingerprint(made(source)))
+    assert found[0] == found[2] != found[1]
+
+
+def test_installed_functions_and_classes_count_by_their_names_at_once() -> None:
+    source = "def f(b):\n    return sub('a', 'b', DataFrame(b))\n"
+    names = {"sub": re.sub, "DataFrame": pd.DataFrame}
+    assert fingerprint(made(source, **names)) == fingerprint(made(source, **names))
+    other = fingerprint(made(source, **names | {"sub": re.split}))
+    assert fingerprint(made(source, **names)) != other
+
+
+def test_functions_that_all_call_each_other_are_looked_at_once() -> None:
+    calls = "+".join(f"g{i}(b)" for i in range(30))
+    source = "".join(f"def g{i}(b): return {calls}\n" for i in range(30))
+    assert fingerprint(made(f"{source}def f(b): return g0(b)"))
