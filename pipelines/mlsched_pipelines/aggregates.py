@@ -69,6 +69,9 @@ def check_group_by(step: GroupBy, schema: pa.Schema) -> pa.Schema:
         raise PipelineError("group_by: expected a key or an aggregate, found neither.")
     for name in step.keys:
         check_key(schema.field(name), "group_by")
+        _try_on_nothing(GroupBy((name,), (), 1), schema, f"group_by: {name!r} cannot be a key")
+    for each in step.aggregates:
+        _try_on_nothing(GroupBy((), (each,), 1), schema, f"group_by: {each} is not possible")
     return merge_partials(step, [make_partial(step, schema.empty_table())]).schema
 
 
@@ -82,6 +85,24 @@ def check_key(field: pa.Field, what: str) -> None:
         raise SchemaMismatchError(f"{what}: {field.name!r} of type {field.type} cannot be a key.")
 
 
+def no_kernel(what: str, names: Sequence[str], schema: pa.Schema) -> SchemaMismatchError:
+    """The error for fields of types that Arrow has no kernel for."""
+    kinds = ", ".join(f"{name!r} is {schema.field(name).type}" for name in names)
+    return SchemaMismatchError(
+        f"{what}: {kinds}, for which Arrow has no kernel.",
+        "Cast it to a plain type before: project, with pc.field(NAME).cast(TYPE).",
+    )
+
+
+def _try_on_nothing(step: GroupBy, schema: pa.Schema, what: str) -> None:
+    names = [*step.keys, *(each.field for each in step.aggregates if each.field)]
+    nothing = pa.schema([schema.field(name) for name in names]).empty_table()
+    try:
+        merge_partials(step, [make_partial(step, nothing)])
+    except (pa.ArrowNotImplementedError, pa.ArrowTypeError, pa.ArrowInvalid) as error:
+        raise no_kernel(what, names, schema) from error
+
+
 def make_partial(step: GroupBy, table: pa.Table) -> pa.Table:
     """The partial result of one task: keys, then the partial columns ``0``, ``1`` and so on."""
     columns = {name: canonical(table.column(name)) for name in step.keys}
@@ -91,7 +112,10 @@ def make_partial(step: GroupBy, table: pa.Table) -> pa.Table:
             columns[f"in{at}"] = _widened(table.column(each.field), each)
         kernels = [kernel for kernel, _ in FUNCTIONS[each.function]]
         asked += [(f"in{at}", kernel) if each.field else ([], "count_all") for kernel in kernels]
-    return _grouped(_as_table(columns, table.num_rows), step.keys, asked)
+    whole = _as_table(columns, table.num_rows)
+    made = _grouped(whole, step.keys, asked)
+    _check_sums(step, whole, made, [column for column, _ in asked])
+    return made
 
 
 def merge_partials(step: GroupBy, partials: Sequence[pa.Table]) -> pa.Table:
@@ -100,6 +124,7 @@ def merge_partials(step: GroupBy, partials: Sequence[pa.Table]) -> pa.Table:
     merges = [merge for each in step.aggregates for _, merge in FUNCTIONS[each.function]]
     asked: list[tuple[str | list[str], str]] = [(str(at), by) for at, by in enumerate(merges)]
     merged = _grouped(whole, step.keys, asked)
+    _check_sums(step, whole, merged, [column for column, _ in asked])
     columns = {name: merged.column(name) for name in step.keys}
     at = 0
     for each in step.aggregates:
@@ -137,6 +162,52 @@ def _grouped(
     return made.rename_columns([*keys, *map(str, range(len(asked)))])
 
 
+def _check_sums(
+    step: GroupBy, table: pa.Table, made: pa.Table, columns: Sequence[str | list[str]]
+) -> None:
+    """Whole numbers and decimals that overflow begin again at the other end: Arrow says nothing.
+
+    Where the largest value times the rows would be too much, floats tell which group it is.
+
+    Raises:
+        PipelineError: the sum of a group does not fit its type.
+    """
+    at = 0
+    for each in step.aggregates:
+        name, total = columns[at], made.column(len(step.keys) + at)
+        at += len(FUNCTIONS[each.function])
+        limit = _limit(total.type) if each.function == "sum" else None
+        if limit is None or _is_far_below(limit, table.column(name)):
+            continue
+        values = table.column(name).cast(pa.float64(), safe=False)
+        floats = table.select(step.keys).append_column("about", values)
+        about = _grouped(floats, step.keys, [("about", "sum")]).column("0")
+        off = pc.abs(pc.subtract(about, total.cast(pa.float64(), safe=False)))
+        wrong = pc.greater(off, limit / 2)
+        if pc.any(wrong).as_py():
+            found = about.filter(wrong)[0].as_py()
+            raise PipelineError(
+                f"group_by: {each} is about {found:.4g} in one group, more than fits {total.type}.",
+                f"Cast it before, to decimal256 or to float64: pc.field({each.field!r}).cast(...).",
+            )
+
+
+def _limit(kind: pa.DataType) -> float | None:
+    """What a sum must be below; None for floats, which have infinity."""
+    if pa.types.is_decimal(kind):
+        return float(10.0 ** (kind.precision - kind.scale))
+    if pa.types.is_integer(kind):
+        return float(2.0 ** (kind.bit_width - pa.types.is_signed_integer(kind)))
+    return None
+
+
+def _is_far_below(limit: float, column: pa.ChunkedArray) -> bool:
+    if pa.types.is_boolean(column.type):
+        return True
+    ends = (end.as_py() for end in pc.min_max(column).values())
+    return all(end is None or abs(float(end)) * len(column) < limit / 2 for end in ends)
+
+
 def _widened(column: pa.ChunkedArray, each: Aggregate) -> pa.ChunkedArray:
     kind = column.type
     if pa.types.is_dictionary(kind):
@@ -144,8 +215,8 @@ def _widened(column: pa.ChunkedArray, each: Aggregate) -> pa.ChunkedArray:
     if each.function in {"any", "all"} and not pa.types.is_boolean(kind):
         raise _unfit(each, kind, "bool")
     if each.function in {"sum", "mean"}:
-        if pa.types.is_floating(kind):
-            return column.cast(pa.float64())
+        if pa.types.is_floating(kind) or (each.function == "mean" and pa.types.is_integer(kind)):
+            return column.cast(pa.float64(), safe=False)
         is_fit = pa.types.is_integer(kind) or pa.types.is_boolean(kind)
         if not is_fit and not (each.function == "sum" and pa.types.is_decimal(kind)):
             raise _unfit(each, kind, "a number")
@@ -155,7 +226,10 @@ def _widened(column: pa.ChunkedArray, each: Aggregate) -> pa.ChunkedArray:
 
 
 def _unfit(each: Aggregate, kind: pa.DataType, wanted: str) -> SchemaMismatchError:
-    return SchemaMismatchError(f"group_by: {each} needs {wanted}, {each.field!r} is {kind}.")
+    return SchemaMismatchError(
+        f"group_by: {each} needs {wanted}, {each.field!r} is {kind}.",
+        f"Cast it before: project, with pc.field({each.field!r}).cast(TYPE).",
+    )
 
 
 def _final(parts: list[pa.ChunkedArray], each: Aggregate) -> pa.ChunkedArray:

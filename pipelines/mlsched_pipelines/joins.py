@@ -15,7 +15,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from mlsched.errors import PipelineError, SchemaMismatchError
-from mlsched_pipelines.aggregates import canonical, check_key
+from mlsched_pipelines.aggregates import canonical, check_key, no_kernel
 from mlsched_pipelines.schema import unknown_field
 from mlsched_pipelines.steps import How, Join
 
@@ -67,6 +67,11 @@ def check_join(
                 f"{other}.",
                 f"Cast one before: pc.field({theirs!r}).cast({str(one)!r}).",
             )
+        nothing = pa.schema([("", one)]).empty_table()
+        try:
+            _pairs(nothing, nothing, Join((("", ""),), "inner", (), 0))
+        except (pa.ArrowNotImplementedError, pa.ArrowTypeError, pa.ArrowInvalid) as error:
+            raise no_kernel("join", (mine,), left) from error
 
 
 def added_columns(
