@@ -184,7 +184,7 @@ def test_a_kill_before_any_durable_step_leaves_nothing_or_all(
     source, runner = make_csv(rows=ROWS), make_runner()
     runner.start(source, f"{place}/whole", 10**9)
     assert runner.wait() == 0
-    assert runner.steps > 50
+    assert runner.steps > 40
     for die_at in range(1, runner.steps + 1):
         out = f"{place}/out{die_at}"
         with reader(out) as wrong:
