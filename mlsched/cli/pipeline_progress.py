@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import sys
 import time
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from typing import TYPE_CHECKING, Any, Self
 
 from mlsched.cli.render.pipelines import progress_share, progress_text
@@ -50,7 +50,9 @@ class Lines(Meter):
         is_due = step > self._step and since_s >= LINE_PERIOD_S_MIN
         if is_due or since_s >= LINE_PERIOD_S:
             self._step, self._told_s = step, time.monotonic()
-            write_error(progress_text(progress))
+            # A reader that has left, or a log on a full disk, must not end the run.
+            with suppress(OSError):
+                write_error(progress_text(progress))
 
 
 class Bar(Meter):

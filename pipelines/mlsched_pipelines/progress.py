@@ -31,7 +31,10 @@ class Progress(Struct, frozen=True):
 
     @property
     def eta_s(self) -> float | None:
-        """Seconds to go at this speed; None before it is known."""
-        if not self.bytes_per_s:
-            return None
-        return max(0, self.bytes_total - self.bytes_done) / self.bytes_per_s
+        """Seconds to go at this speed; None where it cannot be known.
+
+        Of the last hundredth it is not: what a later stage does with little input may take long.
+        """
+        left_bytes = max(0, self.bytes_total - self.bytes_done)
+        is_last = self.tasks_done < self.tasks and left_bytes * 100 < self.bytes_total
+        return None if is_last or not self.bytes_per_s else left_bytes / self.bytes_per_s
