@@ -273,13 +273,13 @@ class Plan(Struct, frozen=True):
                     f"write: field {field.name!r} is {field.type}; shards hold plain values.",
                     f"Cast it before: pc.field({field.name!r}).cast({field.type.value_type}).",
                 )
-        address = open_store(dataset).url
+        address = _address(dataset)
         target = Write(address, contract, partition_by, rejects_max, batch_bytes, shard_bytes_max)
         return msgspec.structs.replace(self, target=target)
 
     def to(self, dataset: str | Path) -> Plan:
         """The same plan, written to another dataset."""
-        target = msgspec.structs.replace(self.writes(), dataset=open_store(dataset).url)
+        target = msgspec.structs.replace(self.writes(), dataset=_address(dataset))
         return msgspec.structs.replace(self, target=target)
 
     def identity(self) -> bytes:
@@ -326,6 +326,15 @@ class Plan(Struct, frozen=True):
     def _evaluated(self, columns: tuple[tuple[str, pc.Expression], ...]) -> pa.Schema:
         empty = pa.RecordBatch.from_pylist([], schema=self.schema)
         return evaluate(empty, columns).schema
+
+
+def _address(dataset: str | Path) -> str:
+    if not str(dataset):
+        raise PipelineError(
+            "Expected the path of a dataset to write, found an empty text.",
+            "For the working directory itself write '.'.",
+        )
+    return open_store(dataset).url
 
 
 def _partitions(asked: int | None, size_bytes: int, what: str) -> int:
