@@ -56,8 +56,9 @@ def complete_pipeline_run(incomplete: str) -> list[str]:
 
     runs = PipelineRuns.of_user(Paths.from_environment())
     try:
-        pipelines = [run.pipeline for run in runs.read_newest(_RECORDS_READ_MAX)]
-        found = [*dict.fromkeys(pipelines), *runs.list_ids()]
+        newest = runs.read_newest(_RECORDS_READ_MAX)
+        names = [name for run in newest for name in (run.pipeline, run.name)]
+        found = [*dict.fromkeys(names), *runs.list_ids()]
     except MlschedError:
         return []
     return [one for one in found if one and one.startswith(incomplete)]

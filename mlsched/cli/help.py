@@ -14,7 +14,7 @@ EXIT_CODES = (
     (2, "the command line or the job's description is wrong"),
     (100, "the job failed before or without an exit code"),
     (101, "the time to wait is over, and the job has not ended"),
-    (102, "there is no such job"),
+    (102, "there is no such job, run or file to read"),
     (103, "the job was cancelled"),
     (104, "the service cannot be reached or started"),
     (130, "Ctrl-C: this command left; a job goes on, a pipeline run stops"),

@@ -32,7 +32,7 @@ PipelineRunArgument = Annotated[
     str,
     typer.Argument(
         metavar="ID",
-        help="Id, its beginning, or the name of a pipeline: its newest run.",
+        help="Id, its beginning, or a name: of the dataset, the function or FILE.py:NAME.",
         autocompletion=complete_pipeline_run,
     ),
 ]
@@ -44,7 +44,9 @@ IntervalOption = Annotated[
 ]
 ParametersOption = Annotated[
     list[str] | None,
-    typer.Option("--set", metavar="KEY=VALUE", help="A parameter of the function; is recorded."),
+    typer.Option(
+        "--set", metavar="KEY=VALUE", help="A parameter of the function; again for more. Recorded."
+    ),
 ]
 EngineOption = Annotated[
     str,
@@ -53,10 +55,8 @@ EngineOption = Annotated[
     ),
 ]
 WorkersOption = Annotated[
-    int,
-    typer.Option(
-        "--workers", metavar="N", help="Tasks at once; all cores unless given.", show_default=False
-    ),
+    int | None,
+    typer.Option("--workers", metavar="N", help="Tasks at once; all cores unless given."),
 ]
 EngineMemoryOption = Annotated[
     str, typer.Option("--memory", metavar="SIZE", help="Most memory that tasks may use: 4GiB.")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -34,7 +34,7 @@ def run(  # noqa: PLR0913, PLR0917 - one parameter an option
     session: Session,
     target: PipelineArgument,
     engine: EngineOption = "local",
-    workers: WorkersOption = 0,
+    workers: WorkersOption = None,
     memory: EngineMemoryOption = "",
     interval: IntervalOption = "",
     settings: ParametersOption = None,
@@ -60,27 +60,31 @@ def run(  # noqa: PLR0913, PLR0917 - one parameter an option
     given = parse_settings(settings or [])
     check_text(interval, "--interval")
     choice = choose_engine(engine, workers, memory)
+    directory = str(Path.cwd())
     with frames_shown(session), own_output(session):
         pipeline = load_pipeline(found)
         plan = pipeline.make_plan(given, interval)
-    return carry_out(session, plan, pipeline.target, choice, given, interval)
+    return carry_out(session, plan, pipeline.target, choice, given, interval, directory=directory)
 
 
-def choose_engine(engine: str, workers: int, memory: str) -> EngineChoice:
+def choose_engine(engine: str, workers: int | None, memory: str) -> EngineChoice:
     """The options that say where a run is computed.
 
     Raises:
-        SpecError: a number of workers below 1, or a size that is none.
+        SpecError: no engine's name or address, fewer workers than 1, or a size that is none.
     """
     from mlsched.api.pipelines.parameters import check_text
     from mlsched.api.pipelines.running import EngineChoice
     from mlsched.errors import SpecError
     from mlsched.units import parse_bytes
+    from mlsched_pipelines.starting import ENGINES_HINT, is_engine
 
-    if workers < 0:
+    if not is_engine(engine):
+        raise SpecError(f"--engine: expected an engine, found {engine[:80]!r}.", ENGINES_HINT)
+    if workers is not None and workers < 1:
         raise SpecError(f"--workers: expected a number above 0, found {workers}.")
     size_bytes = parse_bytes(memory, what="--memory") if memory else None
-    return EngineChoice(check_text(engine, "--engine"), workers or None, size_bytes)
+    return EngineChoice(check_text(engine, "--engine"), workers, size_bytes)
 
 
 @contextmanager
@@ -132,9 +136,14 @@ def carry_out(  # noqa: PLR0913 - what names a run
     parameters: dict[str, str],
     interval: str,
     *,
+    directory: str = "",
     retry_of: str = "",
 ) -> int:
-    """Run a plan under a new record, with progress; tell how it ended. Gives the exit code."""
+    """Run a plan under a new record, with progress; tell how it ended. Gives the exit code.
+
+    Args:
+        directory: Where the file was run, which may have gone elsewhere; where we are by default.
+    """
     from mlsched.api.pipelines.interrupts import Interrupts
     from mlsched.api.pipelines.running import RecordedRun, begin
     from mlsched.cli.pipeline import open_runs
@@ -142,7 +151,7 @@ def carry_out(  # noqa: PLR0913 - what names a run
     from mlsched.errors import MlschedError
 
     record = begin(
-        plan, target, choice, directory=str(Path.cwd()), parameters=parameters,
+        plan, target, choice, directory=directory or str(Path.cwd()), parameters=parameters,
         interval=interval, retry_of=retry_of,
     )  # fmt: skip
     meter = make_meter(session)
@@ -151,8 +160,10 @@ def carry_out(  # noqa: PLR0913 - what names a run
     )
 
     def stop() -> None:
-        meter.stop()
-        session.tell("stopping: tasks under way end first; a second Ctrl-C leaves at once.")
+        # Ctrl-C ends a reader of ours too, such as tee: nobody to tell it to.
+        with suppress(OSError):
+            meter.stop()
+            session.tell("stopping: tasks under way end first; a second Ctrl-C leaves at once.")
 
     session.paths.create()
     with frames_shown(session), Interrupts(stop, recorded.interrupt) as interrupts:

@@ -46,6 +46,14 @@ _ENGINES = {"local": "LocalEngine", "dask": "DaskEngine", "ray": "RayEngine"}
 _ADDRESS = re.compile(r"^(dask|tls|ray)://(\[[0-9a-fA-F:.]+\]|[^\s:/\[\]]+):(\d{1,5})$")
 
 
+ENGINES_HINT = "There are: local, dask, ray, dask://HOST:PORT, tls://HOST:PORT, ray://HOST:PORT."
+
+
+def is_engine(text: str) -> bool:
+    """Whether a text is the name of an engine, or has the form of an engine's address."""
+    return text in _ENGINES or _ADDRESS.match(text) is not None
+
+
 def start_engine(
     text: str, *, workers: int | None = None, memory_max_bytes: int | None = None
 ) -> Engine:
@@ -72,10 +80,7 @@ def start_engine(
             "Leave memory_max_bytes away, or use the engine 'dask' or 'ray'.",
         )
     if name not in _ENGINES:
-        raise ConfigError(
-            f"Expected an engine, found {text!r}.",
-            "There are: local, dask, ray, dask://HOST:PORT, tls://HOST:PORT, ray://HOST:PORT.",
-        )
+        raise ConfigError(f"Expected an engine, found {text!r}.", ENGINES_HINT)
     make = getattr(import_module(f"mlsched_pipelines.engines.{name}"), _ENGINES[name])
     if name == "local":
         return cast(Engine, make(workers))
@@ -143,6 +148,8 @@ class AgentPeer:
     def __init__(self, keeper: subprocess.Popen[bytes], link: Connection, log: IO[bytes]) -> None:
         self._keeper, self._link, self._log = keeper, link, log
         self.slots, self.about = 0, "The cluster"
+        self.worker_bytes: int | None = None
+        """Memory of the worker that has least, where a cluster tells."""
 
     def await_ready(self) -> None:
         """Wait until the agent has its cluster.
@@ -154,7 +161,7 @@ class AgentPeer:
         with suppress(EOFError, OSError):
             report = self.receive(START_S_MAX)
             if report is not None and report[0] == "ready":
-                _, self.slots, self.about = report
+                _, self.slots, self.about, self.worker_bytes = report
                 return
             if report is not None:
                 raise error_from_dict(report[1])
@@ -180,9 +187,15 @@ class AgentPeer:
 
     def close(self) -> None:
         """End the agent, its cluster and the keeper, and wait until they are gone."""
-        self._link.close()
         assert self._keeper.stdin is not None
-        self._keeper.stdin.close()
+        # They are told, since a child that the caller forked keeps both open.
+        with suppress(OSError), socket.socket(fileno=os.dup(self._link.fileno())) as link:
+            link.shutdown(socket.SHUT_RDWR)
+        self._link.close()
+        with suppress(OSError):
+            self._keeper.stdin.write(b"end")
+        with suppress(OSError):
+            self._keeper.stdin.close()
         with suppress(subprocess.TimeoutExpired):
             self._keeper.wait(4 * LEAVE_S_MAX)
         self._log.close()
@@ -315,7 +328,7 @@ def serve_agent(job: dict[str, Any], path: list[str]) -> None:
     except Exception:  # noqa: BLE001
         traceback.print_exc()
         os._exit(1)
-    report("ready", placer.slots, placer.about)
+    report("ready", placer.slots, placer.about, getattr(placer, "worker_bytes", None))
     try:
         while True:
             word, *told = link.recv()

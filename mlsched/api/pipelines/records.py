@@ -25,7 +25,7 @@ from msgspec import Struct
 
 from mlsched.api.functions import write_durably
 from mlsched.config import Paths
-from mlsched.errors import ConfigError, NotFoundError, StoreFullError
+from mlsched.errors import ConfigError, NotFoundError, SpecError, StoreFullError
 
 FORMAT = 1
 RUNS_MAX = 1000
@@ -108,7 +108,15 @@ class PipelineRun(Struct, frozen=True, kw_only=True):
     error: RunError | None = None
     retry_of: str = ""
     process: RunProcess | None = None
+    job: str = ""
+    """Id of the job of several nodes that was this run's cluster; empty for a run of its own."""
     format: int = FORMAT
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """By what a person may ask for it: its dataset, its function or plan, its file."""
+        file = Path(self.file).name
+        return self.pipeline, self.name, file, f"{file}:{self.name}"
 
     def to_plain(self) -> dict[str, Any]:
         """The record as JSON has it."""
@@ -267,17 +275,22 @@ class PipelineRuns:
         return found
 
     def find(self, word: str) -> PipelineRun:
-        """The run of an id, of the unique beginning of one, or the newest run of a pipeline.
+        """The run of an id, of the unique beginning of one, or the newest one of a name.
+
+        A dataset's name goes before that of a function, plan or file; what else has it is told.
 
         Raises:
             NotFoundError: there is none, or several ids begin so.
+            SpecError: the word is empty.
         """
+        if not word:
+            raise SpecError("expected the id or the name of a run, found nothing.", _WITHOUT_RUN)
         ids = self.list_ids()
-        matches = [word] if word in ids else [one for one in ids if word and one.startswith(word)]
+        matches = [word] if word in ids else [one for one in ids if one.startswith(word)]
         if len(matches) != 1:
-            newest = self._newest_of(word, ids)
-            if newest is not None:
-                return newest
+            named = self._find_named(word, ids)
+            if named is not None:
+                return named
         if len(matches) > 1:
             shown = ", ".join(matches[:3]) + (", ..." if len(matches) > 3 else "")
             raise NotFoundError(
@@ -287,14 +300,25 @@ class PipelineRuns:
         run = self.read(matches[0]) if matches else None
         if run is None:
             raise NotFoundError(
-                f"there is no run and no pipeline {word[:60]!r}, of which a run is recorded here.",
-                _WITHOUT_RUN,
+                f"no run is recorded here that has the id or the name {word[:60]!r}.", _WITHOUT_RUN
             )
         return run
 
-    def _newest_of(self, pipeline: str, ids: list[str]) -> PipelineRun | None:
-        runs = (self.read(one) for one in ids)
-        return next((run for run in runs if run is not None and run.pipeline == pipeline), None)
+    def _find_named(self, word: str, ids: list[str]) -> PipelineRun | None:
+        """The newest run of a name; what else has the name is told."""
+        runs = [run for run in map(self.read, ids) if run is not None and word in run.names]
+        found = next((run for run in runs if run.pipeline == word), runs[0] if runs else None)
+        if found is None:
+            return None
+        newest: dict[tuple[str, str, str], PipelineRun] = {}
+        for run in runs:
+            newest.setdefault((run.file, run.name, run.dataset), run)
+        del newest[found.file, found.name, found.dataset]
+        if newest:
+            others = [f"{one.id} ({one.names[-1]} to {one.dataset})" for one in newest.values()]
+            more = ", ..." if len(others) > 3 else ""
+            self._tell(f"{word!r} is taken for {found.id}; others: {', '.join(others[:3])}{more}.")
+        return found
 
     def _prune(self) -> None:
         """Remove the oldest records of ended runs, and what crashed writers left."""

@@ -5,6 +5,7 @@ Within a job of mlsched its progress is the job's progress too.
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Callable
 from typing import Any
@@ -27,6 +28,7 @@ from mlsched.api.pipelines.tracebacks import chain_of, clean, describe, user_tra
 from mlsched.api.progress import progress as tell_job
 from mlsched.errors import MlschedError, PipelineError, StoreFullError
 from mlsched_pipelines import Plan, RunReport, open_dataset, run
+from mlsched_pipelines.members import TOKEN_VARIABLE
 from mlsched_pipelines.progress import Progress
 from mlsched_pipelines.starting import start_engine
 
@@ -79,6 +81,7 @@ def begin(  # noqa: PLR0913 - what names a run
         started_at=utc_text(),
         retry_of=retry_of,
         process=this_process(),
+        job=os.environ.get("MLSCHED_JOB_ID", "") if TOKEN_VARIABLE in os.environ else "",
     )
 
 
@@ -121,8 +124,12 @@ class RecordedRun:
             self.interrupt()
             raise
         except OSError as error:
-            failed = PipelineError(f"The run failed: {clean(str(error))}.")
-            self._fail(error)
+            failed = PipelineError(
+                f"The run failed: {clean(_system_text(error))}.",
+                "Look at what is there, and whether you may read and write it; then run it again.",
+            )
+            failed.__cause__ = error
+            self._fail(failed)
             raise failed from error
         except BaseException as error:
             self._fail(error)
@@ -187,6 +194,13 @@ class RecordedRun:
             self._runs.save(self.record)
         except StoreFullError as error:
             self._on_problem(error.message)
+
+
+def _system_text(error: OSError) -> str:
+    """``Permission denied: /data/in.csv``."""
+    if error.strerror is None:
+        return str(error)
+    return f"{error.strerror}: {error.filename}" if error.filename else error.strerror
 
 
 def _digest_of(report: RunReport) -> str | None:

@@ -93,10 +93,14 @@ def _progress(run: PipelineRun) -> str:
 
 
 def _share(bytes_done: Any, bytes_total: Any, tasks_done: int, tasks: int) -> float:
-    """How much of the input is worked through; of tasks where the input has no size."""
+    """How much of the input is worked through; of tasks where the input has no size.
+
+    All of it only once all tasks have ended.
+    """
+    most = 1.0 if tasks_done >= tasks else 0.99
     if isinstance(bytes_done, int) and isinstance(bytes_total, int) and bytes_total > 0:
-        return min(1.0, bytes_done / bytes_total)
-    return min(1.0, tasks_done / tasks) if tasks else 0.0
+        return min(most, bytes_done / bytes_total)
+    return min(most, tasks_done / tasks) if tasks else 0.0
 
 
 def progress_share(progress: Progress) -> float:
@@ -145,7 +149,7 @@ def counts_text(counts: Mapping[str, int] | None) -> str:
 def summary_text(run: PipelineRun) -> str:
     """A few lines on a run that has ended."""
     if run.published is False:
-        done = f"nothing to do: was published before as version {run.version}"
+        done = f"nothing to do: is published already, as version {run.version}"
     else:
         done = str(run.state).lower()
     pairs = [
@@ -196,8 +200,9 @@ def run_text(run: PipelineRun, now: datetime) -> str:
         ("Digest", run.digest or ""),
         ("Rows", counts_text(run.counts)),
         ("Files", _files(run)),
-        ("Published", "no, it was published before" if run.published is False else ""),
+        ("Published", "no, it was published already" if run.published is False else ""),
         ("Engine", _engine(run)),
+        ("Job", run.job),
         ("Started", format_local(run.started_at)),
         ("Ended", format_local(run.ended_at) if run.ended_at else ""),
         ("Took", _took(run, now)),

@@ -24,6 +24,7 @@ _COLOURS = {
     "FAILED": "31",
     "CANCELLED": "2",
     "PREEMPTED": "33",
+    "INTERRUPTED": "33",
     "ok": "32",
     "warn": "33",
     "fail": "31",

@@ -172,7 +172,7 @@ def test_a_run_that_was_published_is_not_computed_again(project):
     project.write(DAILY)
     assert project.json("run", "rides.py", "--interval", "a")["published"]
     again = project.run("run", "rides.py", "--interval", "a")
-    assert "nothing to do: was published before as version 1" in again.stdout
+    assert "nothing to do: is published already, as version 1" in again.stdout
     other = project.json("run", "rides.py", "--interval", "b")
     assert (other["published"], other["version"]) == (True, 2)
     notes = [line.split("  ")[-1] for line in project.run("ls").stdout.splitlines()[1:]]
@@ -223,17 +223,23 @@ def test_rows_that_break_the_contract_end_with_2_and_no_traceback(project):
         (("rides.py", "--set", "rows_min=x"), 2, "expected a whole number"),
         (("rides.py", "--workers", "-1"), 2, "--workers: expected a number above 0"),
         (("rides.py", "--memory", "lots"), 2, "--memory: expected a size"),
-        (("rides.py", "--engine", "spark"), 1, "engine"),
+        (("rides.py", "--workers", "0"), 2, "--workers: expected a number above 0"),
+        (("rides.py", "--engine", "spark"), 2, "--engine: expected an engine, found 'spark'"),
+        (("rides.py", "--engine", "dask://"), 2, "--engine: expected an engine"),
+        (("written.py", "--set", "out="), 1, "Expected the path of a dataset"),
         (("none.py",), 2, "No such file"),
     ],
 )
 def test_wrong_command_lines_are_told_and_publish_nothing(project, words, code, told):
     project.write(DAILY)
+    project.write("def make(out: str) -> Plan:\n    return scan().write(out)\n", "written.py")
     ended = project.run("run", *words)
     assert ended.returncode == code
     assert told in ended.stderr
-    assert "Traceback" not in ended.stderr
+    assert "Traceback" not in ended.stderr or "written.py" in ended.stderr
     assert not (project.path / "daily").exists()
+    assert not (project.path / "manifest").exists()
+    assert not project.records.exists()
 
 
 def test_what_the_file_prints_does_not_spoil_json(project):
@@ -278,6 +284,14 @@ def test_a_second_ctrl_c_leaves_at_once(project, gated):
     assert project.json("show", "gated")["state"] == "INTERRUPTED"
 
 
+def test_ctrl_c_that_also_ends_the_reader_of_the_output_is_recorded(project, gated):
+    gated.stderr.close()
+    gated.send_signal(signal.SIGINT)
+    (project.path / "gate").touch()
+    gated.wait(TIMEOUT_S)
+    assert project.json("show", "gated")["state"] == "INTERRUPTED"
+
+
 def test_sigterm_stops_a_run_like_ctrl_c(project, gated):
     gated.terminate()
     assert "stopping" in gated.stderr.readline()
@@ -307,6 +321,15 @@ def test_a_retry_takes_parameters_interval_and_directory_from_the_run(project):
     assert again["published"] is False
     for name in ("parameters", "interval", "directory", "plan_hash", "file", "name", "digest"):
         assert again[name] == first[name]
+
+
+def test_a_retry_begins_where_the_run_began_though_the_file_goes_elsewhere(project):
+    (project.path / "sub").mkdir()
+    (project.path / "in.csv").rename(project.path / "sub" / "in.csv")
+    project.write("\nos.chdir('sub')\nplan = scan().write('moved')\n")
+    first = project.json("run", "rides.py")
+    assert first["directory"] == str(project.path)
+    assert project.json("retry", "moved", "--quiet")["digest"] == first["digest"]
 
 
 def test_a_retry_of_a_plan_that_changed_says_so_and_goes_on(project):

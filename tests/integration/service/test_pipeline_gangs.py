@@ -246,3 +246,25 @@ def test_other_ranks_end_with_a_rank_0_that_is_killed(
     ended = project.home.wait(job["name"], deadline_s=60)
     assert ended["state"] == "FAILED"
     assert project.processes(job) == []
+
+
+def test_a_retry_of_the_run_submits_its_job_again(
+    project: Project, engine: str, poll: Callable[..., Any], local_digest: str
+) -> None:
+    job = run_until_it_waits(project, engine, poll)
+    run = json.loads(project.run("pipeline", "show", "daily", "-o", "json").stdout)
+    assert (run["state"], run["job"]) == ("RUNNING", job["id"])
+    refused = project.run("pipeline", "retry", run["id"])
+    assert (refused.returncode, f"mlsched cancel {job['id']}" in refused.stderr) == (1, True)
+    project.run("cancel", job["name"])
+    project.home.wait(job["name"], deadline_s=WAIT_S_MAX)
+    (project.path / "gate").unlink()
+    refused = project.run("pipeline", "retry", run["id"], "--workers", "2")
+    assert (refused.returncode, "--engine local" in refused.stderr) == (2, True)
+    again = project.run("pipeline", "retry", run["id"], "-o", "json")
+    assert f"{run['id']} was the job {job['id']}; it is submitted again." in again.stderr
+    new = json.loads(again.stdout)
+    assert project.home.wait(new["name"], deadline_s=WAIT_S_MAX)["state"] == "SUCCEEDED"
+    ended = json.loads(project.run("pipeline", "show", "daily", "-o", "json").stdout)
+    assert (ended["job"], ended["digest"]) == (new["id"], local_digest)
+    assert ended["tasks_resumed"] > 0

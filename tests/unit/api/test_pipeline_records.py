@@ -24,7 +24,7 @@ from mlsched.api.pipelines.records import (
     shorten_ids,
     this_process,
 )
-from mlsched.errors import ConfigError, NotFoundError, StoreFullError
+from mlsched.errors import ConfigError, NotFoundError, SpecError, StoreFullError
 
 
 def make_run(number: int = 0, **more: object) -> PipelineRun:
@@ -65,7 +65,9 @@ def test_a_record_comes_back_as_it_was_written(runs, problems):
 
 def test_without_a_folder_there_are_no_runs_and_nothing_is_made(runs):
     assert runs.read_newest() == []
-    with pytest.raises(NotFoundError, match="no run and no pipeline 'paces'"):
+    with pytest.raises(
+        NotFoundError, match="no run is recorded here that has the id or the name 'paces'"
+    ):
         runs.find("paces")
     assert not runs.folder.exists()
 
@@ -95,6 +97,33 @@ def test_a_run_is_found_by_id_by_its_beginning_and_by_its_pipeline(runs, word, n
     assert runs.find(word).id == make_run(number).id
 
 
+@pytest.mark.parametrize("word", ["by_zone", "rides.py", "rides.py:by_zone"])
+def test_a_run_is_found_by_function_and_file_and_what_else_has_the_name_is_told(
+    runs, problems, word
+):
+    runs.create(make_run(1, pipeline="a", dataset="/a", name="by_zone"))
+    runs.create(make_run(2, pipeline="a", dataset="/a", name="by_zone"))
+    assert (runs.find(word).id, problems) == (make_run(2).id, [])
+    runs.create(make_run(3, pipeline="b", dataset="/b", name="by_zone"))
+    assert runs.find(word).id == make_run(3).id
+    [told] = problems
+    assert told.startswith(f"{word!r} is taken for {make_run(3).id}; others: {make_run(2).id} (")
+    assert told.endswith("(rides.py:by_zone to /a).")
+
+
+def test_the_name_of_a_dataset_goes_before_that_of_a_function(runs, problems):
+    runs.create(make_run(1, pipeline="daily", dataset="/daily", name="make"))
+    runs.create(make_run(2, pipeline="other", dataset="/other", name="daily"))
+    assert runs.find("daily").id == make_run(1).id
+    assert make_run(2).id in problems[0]
+
+
+def test_an_empty_word_is_no_run_even_where_a_dataset_has_no_name(runs):
+    runs.create(make_run(1, pipeline="", dataset="/"))
+    with pytest.raises(SpecError, match="found nothing"):
+        runs.find("")
+
+
 def test_a_pipeline_whose_name_begins_like_ids_is_found(runs):
     runs.create(make_run(1, pipeline="20261126"))
     runs.create(make_run(2))
@@ -105,7 +134,6 @@ def test_a_pipeline_whose_name_begins_like_ids_is_found(runs):
     ("word", "told"),
     [
         ("2026", "2 runs have ids that begin with '2026'"),
-        ("", "no run"),
         ("../../etc/passwd", "no run"),
         ("*", "no run"),
         ("a\x00b", "no run"),

@@ -111,9 +111,19 @@ def test_errors_of_the_system_are_told_as_what_they_are(plan, make, monkeypatch)
 
     monkeypatch.setattr("mlsched.api.pipelines.running.run", refuse)
     recorded = make(plan)
-    with pytest.raises(PipelineError, match="Permission denied: '/data/in"):
+    with pytest.raises(PipelineError, match=r"Permission denied: /data/in\.csv\.$"):
         recorded.execute(plan)
-    assert recorded._runs.find("out").error.type == "PermissionError"
+    error = recorded._runs.find("out").error
+    assert error.type == "PermissionError"
+    assert "Errno" not in error.message
+    assert "read and write" in error.hint
+
+
+def test_the_job_of_a_run_is_recorded_where_its_nodes_are_the_cluster(plan, make, monkeypatch):
+    monkeypatch.setenv("MLSCHED_JOB_ID", "j-1")
+    assert make(plan).record.job == ""
+    monkeypatch.setenv("MLSCHED_GANG_TOKEN", "secret")
+    assert make(plan).record.job == "j-1"
 
 
 def test_a_progress_of_each_task_costs_few_writes(plan, make, monkeypatch):

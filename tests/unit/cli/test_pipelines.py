@@ -5,7 +5,9 @@ from __future__ import annotations
 import signal
 import subprocess
 import sys
+from contextlib import suppress
 from datetime import UTC, datetime
+from pathlib import Path
 
 import pytest
 
@@ -113,7 +115,7 @@ def test_the_summary_of_a_run():
         "Took:    4.0s on local, 2 workers, 4 GiB",
     ]
     again = summary_text(succeeded(published=False))
-    assert "nothing to do: was published before as version 3" in again
+    assert "nothing to do: is published already, as version 3" in again
 
 
 def test_everything_of_a_failed_run():
@@ -153,6 +155,22 @@ def test_progress_as_text():
     assert progress_text(make_progress(bytes_here=0, bytes_total=0)).startswith(
         "25%, scan 3/12 tasks, 1,200,000 rows"
     )
+
+
+def test_work_that_is_left_after_the_input_is_neither_all_nor_at_its_end():
+    late = make_progress(stage="group_by", tasks_done=8, bytes_done=100, bytes_here=100)
+    assert progress_text(late) == "99%, group_by 8/12 tasks, 1,200,000 rows, 20 B/s"
+    ended = make_progress(tasks_done=12, bytes_done=100, bytes_here=100)
+    assert progress_text(ended).startswith("100%, ")
+
+
+def test_progress_that_cannot_be_written_ends_no_run(monkeypatch):
+    monkeypatch.setattr(pipeline_progress, "LINE_PERIOD_S", 0.0)
+    with Path("/dev/full").open("w", encoding="utf-8") as full:
+        monkeypatch.setattr(sys, "stderr", full)
+        Lines().show(make_progress())
+        with suppress(OSError):
+            full.close()
 
 
 def test_lines_come_at_tenths_and_after_a_while_and_never_two_a_second(capsys, monkeypatch):
@@ -232,7 +250,7 @@ def test_runs_are_completed_from_records_alone(run, installation):
     runs.create(make_run(id="20261126-101500001-abcdef", pipeline="other"))
     (folder / "broken.json").write_text("{")
     assert complete_pipeline_run("") == [
-        "other", "paces", "20261126-101500001-abcdef", "20261126-101500000-abcdef",
+        "other", "daily", "paces", "20261126-101500001-abcdef", "20261126-101500000-abcdef",
     ]  # fmt: skip
     assert complete_pipeline_run("pa") == ["paces"]
     assert run("pipeline", "show", "paces").out.startswith("Run:")
