@@ -21,11 +21,15 @@ from mlsched.errors import PipelineError
 from mlsched_pipelines.aggregates import make_partial
 from mlsched_pipelines.kernels import BLOCK_ROWS
 from mlsched_pipelines.manifests import ExchangeFile, Part, TaskRecord
+from mlsched_pipelines.memory import check_task_fits
 from mlsched_pipelines.partitions import assign_partitions
 from mlsched_pipelines.rows import Block, RowLedger
 from mlsched_pipelines.sorts import Cut, Keys, cut_run, find_ranges, find_row, sort_rows
-from mlsched_pipelines.stages import Exchange
+from mlsched_pipelines.stages import Exchange, Stage
 from mlsched_pipelines.stores import Store, open_store
+
+HELD_FACTOR = 2
+"""Rows that are handed on are there twice while they are put apart."""
 
 SIDES_MAX = 4
 """Other sides of broadcast joins that a worker keeps open."""
@@ -64,15 +68,29 @@ def write_exchange(store: Store, path: str, handed: Handed) -> ExchangeFile:
 
 
 def spread(
-    blocks: Iterable[Block], schema: pa.Schema, exchange: Exchange, ledger: RowLedger
+    blocks: Iterable[Block],
+    stage: Stage,
+    exchange: Exchange,
+    ledger: RowLedger,
+    memory_max_bytes: int,
 ) -> Handed:
     """The rows of a task by partition; combined before, or sorted, where the exchange says so.
 
     Memory: with several partitions or a group-by all rows of the task, and a copy; else one block.
+
+    Raises:
+        PipelineError: the rows, and a copy, are more than the task may take.
     """
+    schema = stage.schema
     if exchange.partitions == 1 and exchange.partial is None:
         return Handed(schema, [_counted(blocks, ledger)])
-    table = pa.Table.from_batches([block.batch for block in blocks], schema)
+    held: list[pa.RecordBatch] = []
+    held_bytes = 0
+    for block in blocks:
+        held.append(block.batch)
+        held_bytes += block.batch.nbytes
+        check_task_fits(stage, ledger.file, HELD_FACTOR * held_bytes, memory_max_bytes)
+    table = pa.Table.from_batches(held, schema)
     if exchange.partial is not None:
         before = table.num_rows
         table = make_partial(exchange.partial, table)

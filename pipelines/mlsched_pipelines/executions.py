@@ -123,6 +123,7 @@ class Execution:
             stage,
             tuple(self.records[at] for at in stage.inputs),
             tuple(sides),
+            self._budget.task_bytes,
         )
 
     def _resume(self, task_id: str) -> TaskRecord | None:

@@ -7,7 +7,8 @@ and columns of every type can be carried.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import pairwise
 
 import numpy as np
 import numpy.typing as npt
@@ -20,6 +21,9 @@ from mlsched_pipelines.schema import unknown_field
 from mlsched_pipelines.steps import How, Join
 
 Rows = npt.NDArray[np.int64]
+
+PIECE_BYTES_MIN = 64 << 20
+"""Output of a join up to which it is never cut."""
 
 _TYPES: dict[How, str] = {
     "inner": "inner",
@@ -104,17 +108,51 @@ def joined_schema(left: pa.Schema, step: Join, right: pa.Schema) -> pa.Schema:
     return pa.schema([*left, *added])
 
 
-def join_rows(left: pa.Table, right: pa.Table, step: Join) -> tuple[pa.Table, Rows]:
-    """The joined rows, in order of the left rows and then of the right, and their left rows.
+def join_rows(left: pa.Table, right: pa.Table, step: Join) -> Iterator[tuple[pa.Table, int, Rows]]:
+    """The joined rows, in order of the left rows and then of the right.
 
-    Memory: the keys of both sides, 16 bytes a pair, and the output.
+    Where keys are equal many times on both sides, the output is many times the input: it comes in
+    pieces about as large as the input.
+
+    Memory: the keys of both sides, 16 bytes a pair, and a piece.
+
+    Yields:
+        A piece, how many left rows it is made of, and for each of its rows the left row among them.
     """
+    for start, stop in pairwise(_cuts(left, right, step)):
+        yield _join_piece(left.slice(start, stop - start), right, step)
+
+
+def _cuts(left: pa.Table, right: pa.Table, step: Join) -> list[int]:
+    """Where to cut the left rows, so that no piece gives more rows than fit beside the input."""
+    ends = [0, left.num_rows]
+    if step.how in {"semi", "anti"} or not left.num_rows or not right.num_rows:
+        return ends
+    row_bytes = left.nbytes / left.num_rows + right.nbytes / right.num_rows
+    rows_max = int(max(PIECE_BYTES_MIN, left.nbytes + right.nbytes) / max(1, row_bytes))
+    if left.num_rows * right.num_rows <= rows_max:
+        return ends
+    names = [str(at) for at in range(len(step.keys))]
+    theirs = _numbered(right, step.right_keys, "right").drop_null()
+    matches = theirs.group_by(names, use_threads=False).aggregate([([], "count_all")])
+    most = pc.max(matches.column("count_all")).as_py() or 0
+    if left.num_rows * most <= rows_max:
+        return ends
+    mine = _numbered(left, step.left_keys, "left")
+    found = mine.join(matches, keys=names, join_type="left outer", use_threads=False)
+    counts = np.zeros(left.num_rows, np.int64)
+    counts[found.column("left").to_numpy()] = found.column("count_all").fill_null(1).to_numpy()
+    piece = np.cumsum(counts) // rows_max
+    return [0, *(np.flatnonzero(np.diff(piece)) + 1).tolist(), left.num_rows]
+
+
+def _join_piece(left: pa.Table, right: pa.Table, step: Join) -> tuple[pa.Table, int, Rows]:
     pairs = _pairs(left, right, step)
     rows = np.asarray(pairs.column("left").to_numpy(), dtype=np.int64)
     made = left.take(pairs.column("left"))
     for name, new in step.columns:
         made = made.append_column(new, right.column(name).take(pairs.column("right")))
-    return made, rows
+    return made, left.num_rows, rows
 
 
 def _pairs(left: pa.Table, right: pa.Table, step: Join) -> pa.Table:
@@ -131,8 +169,13 @@ def _pairs(left: pa.Table, right: pa.Table, step: Join) -> pa.Table:
 
 
 def _numbered(table: pa.Table, keys: Sequence[str], name: str) -> pa.Table:
-    columns = {str(at): canonical(table.column(key)) for at, key in enumerate(keys)}
+    columns = {str(at): canonical(_stored(table.column(key))) for at, key in enumerate(keys)}
     return pa.table(columns | {name: pa.array(np.arange(table.num_rows, dtype=np.int64))})
+
+
+def _stored(column: pa.ChunkedArray) -> pa.ChunkedArray:
+    kind = column.type
+    return column.cast(kind.storage_type) if isinstance(kind, pa.BaseExtensionType) else column
 
 
 def _plain(kind: pa.DataType) -> pa.DataType:

@@ -81,9 +81,11 @@ def _join_some(
 ) -> Iterator[Block]:
     left = pa.Table.from_batches([block.batch for block in blocks])
     rows = np.concatenate([block.rows for block in blocks])
-    made, taken = join_rows(left, right, step)
-    ledger.change_rows_of(len(rows), taken)
-    yield from as_blocks(made, rows[taken])
+    at = 0
+    for made, given, taken in join_rows(left, right, step):
+        ledger.change_rows_of(given, taken)
+        yield from as_blocks(made, rows[at:][taken])
+        at += given
 
 
 def as_blocks(table: pa.Table, rows: np.ndarray[Any, Any] | None = None) -> Iterator[Block]:

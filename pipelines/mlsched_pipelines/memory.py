@@ -56,7 +56,8 @@ def check_task_fits(stage: Stage, what: str, needed_bytes: int, budget_bytes: in
     if needed_bytes <= budget_bytes:
         return
     hint = (
-        "Give more memory, or cut the input smaller: split_bytes=... of the source."
+        "Give more memory, or cut the input smaller: split_bytes=... (or split_rows=...) of the "
+        "source."
         if stage.source is not None
         else f"Give more memory, or more tasks: {stage.name}(partitions=...)."
     )

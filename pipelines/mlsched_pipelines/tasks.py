@@ -7,6 +7,7 @@ finish decides, and the other takes over its record.
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterable, Iterator
 from functools import partial
 
@@ -49,6 +50,8 @@ class Work(Struct, frozen=True):
     """The finished tasks of each stage that the head reads, in order."""
     sides: tuple[tuple[Records, pa.Schema], ...] = ()
     """Those of the other side of each broadcast join, and the schema of their rows."""
+    memory_max_bytes: int = sys.maxsize
+    """What one task may take."""
 
     def task_id(self, number: int) -> str:
         """Name of a task of the stage."""
@@ -145,10 +148,10 @@ def _merge(
 
 
 def _join(left: pa.Table, right: pa.Table, step: Join, ledger: RowLedger) -> Iterator[Block]:
-    made, taken = join_rows(left, right, step)
     ledger.combined += right.num_rows
-    ledger.change_rows_of(left.num_rows, taken)
-    yield from as_blocks(made)
+    for made, given, taken in join_rows(left, right, step):
+        ledger.change_rows_of(given, taken)
+        yield from as_blocks(made)
 
 
 def _whole(tables: list[pa.Table], schema: pa.Schema) -> pa.Table:
@@ -193,5 +196,5 @@ def _hand_on(
     ledger: RowLedger,
     exchange: Exchange,
 ) -> ExchangeFile:
-    handed = spread(blocks, work.stage.schema, exchange, ledger)
+    handed = spread(blocks, work.stage, exchange, ledger, work.memory_max_bytes)
     return write_exchange(store, f"{work.folder}/{task_id}.rows", handed)

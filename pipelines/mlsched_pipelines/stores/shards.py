@@ -223,7 +223,11 @@ def _min_max(column: pa.Array) -> tuple[Plain, Plain]:
     is_whole = pa.types.is_integer(kind) or pa.types.is_boolean(kind)
     if not (is_float or is_whole or pa.types.is_string(kind)) or len(column) == 0:
         return None, None
-    found = pc.min_max(column)
+    try:
+        found = pc.min_max(column)
+    except pa.ArrowNotImplementedError:
+        # Of half floats.
+        return None, None
     return found["min"].as_py(), found["max"].as_py()
 
 

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
@@ -215,3 +217,85 @@ def test_the_side_of_a_broadcast_join_may_be_empty(
             out = tmp_path / f"{how}{partitions}"
             plan = scan.join(none, on="kind", how=how, partitions=partitions)  # type: ignore[arg-type]
             assert run(plan.write(out)).counts.rows_out == rows
+
+
+SAME = pa.table({"key": [0] * 3000, "at": range(3000)})
+
+
+@pytest.mark.parametrize("how", [{"broadcast": True}, {"partitions": 2}])
+def test_a_join_of_many_to_many_comes_in_pieces_in_order(tmp_path: Path, how: Any) -> None:
+    scan = Plan.scan(table(SAME))
+    joined = scan.join(scan, on="key", suffix="_r", **how).project(["at", "at_r"])
+    counts = run(joined.write(tmp_path / "out")).counts
+    assert counts == Counts(rows_in=6000, rows_out=9_000_000, made=8_997_000, combined=3000)
+    found = open_dataset(tmp_path / "out").to_table()
+    assert (found["at"].to_numpy() == np.repeat(range(3000), 3000)).all()
+    assert (found["at_r"].to_numpy() == np.tile(range(3000), 3000)).all()
+
+
+def inflated(batch: pa.RecordBatch) -> dict[str, Any]:
+    return {"at": batch["at"], "text": pa.array(["y" * 10_000] * batch.num_rows)}
+
+
+TALL = pa.schema([("at", pa.int64()), ("text", pa.string())])
+
+
+@pytest.mark.parametrize(
+    "plan",
+    [
+        lambda scan: scan.join(scan, on="key", suffix="_r").group_by("at", {"n": "count"}),
+        lambda scan: scan.join(scan, on="key", suffix="_r", partitions=2).sort("at", partitions=2),
+        lambda scan: scan.map_batches(inflated, schema=TALL).sort("at", partitions=2),
+    ],
+)
+def test_rows_that_grow_beyond_the_budget_are_refused_with_the_numbers(
+    tmp_path: Path, plan: Callable[[Plan], Plan]
+) -> None:
+    written = plan(Plan.scan(table(SAME))).write(tmp_path / "out")
+    with pytest.raises(PipelineError, match=r"needs about .* may take 20") as caught:
+        run(written, memory_max_bytes=20 << 20)
+    assert "Give more memory" in caught.value.hint
+
+
+ANY_TYPE = {
+    "half": pa.array([1.5, None, float("nan")], pa.float16()),
+    "small": pa.array([Decimal("1.5"), None, Decimal(0)], pa.decimal32(5, 2)),
+    "large": pa.array([Decimal("1.5"), None, Decimal(0)], pa.decimal256(50, 2)),
+    "text": pa.array(["a", None, ""], pa.large_string()),
+    "bytes": pa.array([b"a\xff", None, b""], pa.large_binary()),
+    "time": pa.array([1, None, 2], pa.time64("ns")),
+    "moment": pa.array([1, None, 2], pa.timestamp("ns", "Europe/Berlin")),
+    "span": pa.array([1, None, 2], pa.duration("ms")),
+    "list": pa.array([[1], None, [None]], pa.large_list(pa.int8())),
+    "pair": pa.array([[1, 2], None, [3, None]], pa.list_(pa.int8(), 2)),
+    "struct": pa.array([{"a": 1}, None, {"a": None}]),
+    "map": pa.array([[("a", 1)], None, []], pa.map_(pa.string(), pa.int8())),
+    "null": pa.nulls(3),
+    "uuid": pa.ExtensionArray.from_storage(
+        pa.uuid(), pa.array([bytes(16), None, b"1" * 16], pa.binary(16))
+    ),
+}
+
+
+@pytest.mark.parametrize("column", ANY_TYPE.values(), ids=ANY_TYPE)
+def test_columns_of_every_type_come_through_every_step(tmp_path: Path, column: pa.Array) -> None:
+    data = pa.table({"at": [2, 1, 0], "x": column})
+    scan = Plan.scan(table(data, split_rows=2))
+    plan = (
+        scan.filter(pc.field("at") >= 0)
+        .join(scan, on="at", suffix="_r", partitions=2)
+        .join(scan.project({"at": pc.field("at"), "y": pc.field("x")}), on="at", how="left")
+        .map_batches(
+            lambda batch: batch,
+            schema=pa.schema(
+                [data.schema.field(0), *(pa.field(name, column.type) for name in ("x", "x_r", "y"))]
+            ),
+        )
+        .sort("at", partitions=2)
+    )
+    run(plan.write(tmp_path / "out"))
+    found = open_dataset(tmp_path / "out").to_table()
+    expected = data.take([2, 1, 0])["x"].to_pylist()
+    assert found["at"].to_pylist() == [0, 1, 2]
+    for name in ("x", "x_r", "y"):
+        assert repr(found[name].to_pylist()) == repr(expected)

@@ -14,7 +14,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mlsched_pipelines import LocalEngine, Plan, open_dataset, parquet, run, sorts, table
+from mlsched_pipelines import LocalEngine, Plan, joins, open_dataset, parquet, run, sorts, table
 from mlsched_pipelines.manifests import ExchangeFile, Part
 from mlsched_pipelines.partitions import assign_partitions
 
@@ -73,9 +73,10 @@ def pairs(left: pa.Table, right: pa.Table, how: str) -> list[str]:
     how=st.sampled_from(["inner", "left", "semi", "anti"]),
     partitions=st.integers(0, 3),
     split_rows=st.integers(1, 20),
+    piece_bytes=st.sampled_from([1, 1 << 20]),
 )
 def test_a_join_gives_the_pairs_of_its_definition(
-    left: Any, right: Any, how: Any, partitions: int, split_rows: int
+    left: Any, right: Any, how: Any, partitions: int, split_rows: int, piece_bytes: int
 ) -> None:
     mine, theirs = table_of(left), table_of(right)
     plan = Plan.scan(table(mine, split_rows=split_rows)).join(
@@ -86,7 +87,9 @@ def test_a_join_gives_the_pairs_of_its_definition(
         broadcast=partitions == 0,
         partitions=partitions or None,
     )
-    found = rows_of(result_of(plan)[0])
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(joins, "PIECE_BYTES_MIN", piece_bytes)
+        found = rows_of(result_of(plan)[0])
     expected = pairs(mine, theirs, how)
     if partitions > 1:
         found, expected = sorted(found), sorted(expected)
