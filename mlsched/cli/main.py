@@ -101,7 +101,8 @@ def _tell(error: Exception, words: list[str]) -> int:
         code = error.exit_status
     elif isinstance(error, OSError) and error.errno in _CANNOT_WRITE:
         told = {"code": "CannotWrite", "message": f"cannot write the output: {error.strerror}."}
-        report({**told, "hint": "What was submitted goes on."}, as_json=wants_json(words))
+        hint = "What was submitted goes on; what was published stays."
+        report({**told, "hint": hint}, as_json=wants_json(words))
         code = 1
     else:
         code = _report_bug(error, words)
