@@ -40,6 +40,9 @@ WORKERS_S_MAX = 30.0
 JOIN_TRIES = 4
 """Connections to a cluster that are begun before it counts as unreachable."""
 
+FIRST_VERSION, LAST_VERSION = "2.52", "2.60"
+"""Of Ray; a later one is taken too as long as it has what `stay_local` replaces."""
+
 RECONNECT_S = "10"
 """A cluster that does not answer for so long is gone; Ray's own defaults are 60 and 30 s."""
 
@@ -53,7 +56,7 @@ class RayEngine(RemoteEngine):
         workers: Worker processes of our own cluster, one for each usable core by default; on an
             existing cluster the most calls that run at once.
         address: ``ray://HOST:PORT`` or what else ``ray.init`` takes; when empty ``$RAY_ADDRESS``,
-            and without that a cluster of our own.
+            and without that, or when it is ``local``, a cluster of our own.
         memory_max_bytes: Of our own cluster's workers and object store together; 60 % of what
             there is.
 
@@ -67,13 +70,15 @@ class RayEngine(RemoteEngine):
     ) -> None:
         connected = not address and "ray" in sys.modules and sys.modules["ray"].is_initialized()
         joined = address or os.environ.get("RAY_ADDRESS", "")
+        if joined == "local":
+            joined = ""
         found = "this process" if connected else joined
         count, memory = share_out("RayEngine", workers, memory_max_bytes, found)
         if connected:
             super().__init__(_ConnectedPeer(), workers)
             return
         options = {"address": joined, "workers": count, "memory_max_bytes": memory}
-        worker_bytes = None if joined else memory // count
+        worker_bytes = None if joined else _divide(memory, count)[1]
         super().__init__(start_agent(__name__, options), workers, worker_bytes)
 
 
@@ -92,9 +97,10 @@ def start_placer(
     except (ConnectionError, TimeoutError) as error:
         raise UnreachableError(
             f"No Ray cluster answers at {address}: {error}.",
-            "Check the address; from outside the cluster it is ray://HOST:10001.",
+            "Check the address; from outside the cluster it is ray://HOST:10001. A cluster with "
+            "tokens answers only to RAY_AUTH_MODE=token with its RAY_AUTH_TOKEN.",
         ) from error
-    except (RuntimeError, ValueError) as error:
+    except (RuntimeError, ValueError, ray.exceptions.RayError) as error:
         raise ConfigError(f"Ray cannot join the cluster at {address}: {error}") from error
     about = f"the Ray cluster at {address}"
     return RayPlacer(report, ray, _count_cpus(ray, about), about)
@@ -119,8 +125,7 @@ def _join(ray: Any, address: str) -> None:
 
 
 def _start(report: Report, folder: str, workers: int, memory_max_bytes: int) -> RayPlacer:
-    store_bytes = max(STORE_BYTES_MIN, int(STORE_SHARE * memory_max_bytes))
-    worker_bytes = max(1, memory_max_bytes - store_bytes) // workers
+    store_bytes, worker_bytes = _divide(memory_max_bytes, workers)
     settings = WorkerSettings(tuple(sys.path), worker_bytes)
     for name in [name for name in os.environ if name.startswith("RAY_")]:
         del os.environ[name]
@@ -135,7 +140,7 @@ def _start(report: Report, folder: str, workers: int, memory_max_bytes: int) -> 
         }
     )
     ray = import_extra("ray", "ray")
-    stay_local()
+    stay_local(ray)
     ray.init(
         address="local",
         num_cpus=workers,
@@ -151,18 +156,45 @@ def _start(report: Report, folder: str, workers: int, memory_max_bytes: int) -> 
     return RayPlacer(report, ray, workers, about)
 
 
-def stay_local() -> None:
+def _divide(memory_max_bytes: int, workers: int) -> tuple[int, int]:
+    """Memory of the object store, and of each worker."""
+    store_bytes = max(STORE_BYTES_MIN, int(STORE_SHARE * memory_max_bytes))
+    return store_bytes, max(1, memory_max_bytes - store_bytes) // workers
+
+
+def stay_local(ray: Any) -> None:
     """Make Ray listen on the loopback address, and start without what no call needs.
 
     Ray turns 127.0.0.1 into the address of the network card, except where it is not meant for
     clusters (macOS): that is what the constant says. The three services cost 4 s of the start.
+    Nothing public does either, so that another version of Ray may not have what is replaced here.
+
+    Raises:
+        ConfigError: this version has not, or it knows no tokens.
     """
+    if _numbers(ray.__version__) < _numbers(FIRST_VERSION):
+        raise _unfit(ray, "it would let everybody in, without a token")
     constants = import_extra("ray._private.ray_constants", "ray")
-    constants.ENABLE_RAY_CLUSTER = False
     node = import_extra("ray._private.node", "ray").Node
-    node._webui_url = None
+    replaced: list[tuple[Any, str, Any]] = [(constants, "ENABLE_RAY_CLUSTER", False)]
     for name in ("start_api_server", "start_monitor", "start_log_monitor"):
-        setattr(node, name, lambda *args, **options: None)
+        replaced.append((node, name, lambda *args, **options: None))
+    for owner, name, value in replaced:
+        if not hasattr(owner, name):
+            raise _unfit(ray, f"it has no {owner.__name__}.{name}")
+        setattr(owner, name, value)
+    node._webui_url = None
+
+
+def _numbers(version: str) -> tuple[int, ...]:
+    return tuple(int(part) for part in version.split(".")[:2])
+
+
+def _unfit(ray: Any, why: str) -> ConfigError:
+    return ConfigError(
+        f"Expected Ray {FIRST_VERSION} to {LAST_VERSION}, found {ray.__version__}: {why}.",
+        f"pip install 'ray>={FIRST_VERSION},<={LAST_VERSION}'",
+    )
 
 
 def _count_cpus(ray: Any, about: str) -> int:

@@ -75,8 +75,7 @@ def run(role: str, member: Member, handle: int = -1) -> int:
         signal.signal(signal.SIGTERM, lambda *_: asked.set())
     with private_folder() as folder:
         configure(member, folder)
-        import_extra("ray", "ray")
-        stay_local()
+        stay_local(import_extra("ray", "ray"))
         if role == "worker":
             _await_head(member, asked)
         node = _start_node(member, folder, head=role == "head")
