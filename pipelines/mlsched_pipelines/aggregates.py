@@ -13,7 +13,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from mlsched.errors import PipelineError, SchemaMismatchError
-from mlsched_pipelines.schema import unknown_field
+from mlsched_pipelines.schema import expect, unknown_field
 from mlsched_pipelines.steps import Aggregate, GroupBy
 
 FUNCTIONS: dict[str, tuple[tuple[str, str], ...]] = {
@@ -37,8 +37,15 @@ def read_aggregates(given: Mapping[str, AggregateLike]) -> tuple[Aggregate, ...]
     Raises:
         PipelineError: a function that does not exist, or a field is missing.
     """
+    example = '{"rides": "count", "km": ("km", "mean")}'
+    expect(given, Mapping, "group_by: aggregates", example)
     found: list[Aggregate] = []
     for name, what in given.items():
+        if not isinstance(what, str) and len(what) != 2:
+            raise PipelineError(
+                f"group_by: {name!r}: expected (field, function), found {what!r}.",
+                f"Give {example}.",
+            )
         field, function = ("", what) if isinstance(what, str) else what
         if function not in FUNCTIONS:
             raise PipelineError(

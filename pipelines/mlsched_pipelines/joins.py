@@ -17,7 +17,7 @@ import pyarrow.compute as pc
 
 from mlsched.errors import PipelineError, SchemaMismatchError
 from mlsched_pipelines.aggregates import canonical, check_key, no_kernel
-from mlsched_pipelines.schema import unknown_field
+from mlsched_pipelines.schema import as_names, unknown_field
 from mlsched_pipelines.steps import How, Join
 
 Rows = npt.NDArray[np.int64]
@@ -37,9 +37,10 @@ Keys = str | Sequence[str] | Mapping[str, str]
 
 def read_keys(on: Keys) -> tuple[tuple[str, str], ...]:
     """Keys as users write them: a name, several, or names of this plan and of the other."""
-    if isinstance(on, str):
-        return ((on, on),)
-    pairs = tuple(on.items()) if isinstance(on, Mapping) else tuple((name, name) for name in on)
+    if isinstance(on, Mapping):
+        pairs = tuple(on.items())
+    else:
+        pairs = tuple((name, name) for name in as_names(on, "join"))
     if not pairs:
         raise PipelineError("join: expected at least one key, found none.")
     return pairs

@@ -135,13 +135,16 @@ def _as_batch(made: Any, step: MapBatches) -> pa.RecordBatch:
             return batches[0] if batches else pa.RecordBatch.from_pylist([], schema=made.schema)
         if is_frame(made):
             return pa.RecordBatch.from_pandas(made, step.contract.schema, preserve_index=False)
-    except (pa.ArrowInvalid, pa.ArrowTypeError, KeyError) as error:
+    except (pa.ArrowException, TypeError, ValueError, KeyError) as error:
         raise SchemaMismatchError(
-            f"map_batches returned columns that do not fit: {error}."
+            f"map_batches returned columns that do not fit: {error}.",
+            "Expected for each field of schema= as many values of its type as there are rows: "
+            f"{', '.join(f'{field.name}: {field.type}' for field in step.contract.schema)}.",
         ) from error
     raise SchemaMismatchError(
         "map_batches: expected a RecordBatch, a Table, a DataFrame or a mapping, found "
-        f"{type(made).__name__}."
+        f"{type(made).__name__}.",
+        "Return one of them; several batches as one: pa.Table.from_batches(batches).",
     )
 
 

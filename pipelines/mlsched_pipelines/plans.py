@@ -29,7 +29,14 @@ from mlsched_pipelines.expressions import evaluate
 from mlsched_pipelines.fingerprints import fingerprint
 from mlsched_pipelines.joins import Keys, added_columns, check_join, joined_schema, read_keys
 from mlsched_pipelines.partitions import PARTITIONS_MAX
-from mlsched_pipelines.schema import Contract, as_contract, unknown_field
+from mlsched_pipelines.schema import (
+    Contract,
+    as_contract,
+    as_names,
+    expect,
+    shorten,
+    unknown_field,
+)
 from mlsched_pipelines.sorts import check_sortable
 from mlsched_pipelines.sources import Source
 from mlsched_pipelines.splits import Pruned, Split
@@ -81,6 +88,7 @@ class Plan(Struct, frozen=True):
             NotFoundError: an input file is not there.
             SchemaMismatchError: a header or footer does not keep the source's contract.
         """
+        expect(source, Source, "scan", "a source: table(data), csv(...), parquet(...), arrow(...)")
         return cls(source, source.splits(), source.contract.schema)
 
     def project(self, columns: Sequence[str] | Mapping[str, pc.Expression]) -> Plan:
@@ -91,7 +99,7 @@ class Plan(Struct, frozen=True):
                 f"Write project([{columns!r}]).",
             )
         if not isinstance(columns, Mapping):
-            columns = {name: pc.field(name) for name in columns}
+            columns = {name: pc.field(name) for name in as_names(columns, "project")}
         step = Project(tuple(columns.items()))
         return self._with(step, self._evaluated(step.columns))
 
@@ -101,7 +109,7 @@ class Plan(Struct, frozen=True):
         Right after the scan of Parquet files, row groups in which no row can pass by their
         statistics are not read; their rows count as filtered.
         """
-        found = self._evaluated((("condition", condition),)).field(0).type
+        found = self._evaluated((("the condition", condition),)).field(0).type
         if found != pa.bool_():
             raise SchemaMismatchError(
                 f"filter: expected a condition (bool), found {found}: {condition}."
@@ -134,6 +142,8 @@ class Plan(Struct, frozen=True):
         """
         if format not in {"arrow", "pandas"}:
             raise PipelineError(f"map_batches: expected format arrow or pandas, found {format!r}.")
+        if not callable(function):
+            raise PipelineError(f"map_batches: expected a function, found {shorten(function)}.")
         contract = as_contract(schema)
         name = identity or fingerprint(function)
         step = MapBatches(function, contract, changes_rows, name, format)
@@ -166,6 +176,7 @@ class Plan(Struct, frozen=True):
         Raises:
             SchemaMismatchError: a key is missing or of another type, or two columns have one name.
         """
+        expect(right, Plan, "join", "the other side as a plan: Plan.scan(table(data))")
         if right.target is not None:
             raise PipelineError("join: the other plan ends with a write; join it before that.")
         keys = read_keys(on)
@@ -198,7 +209,7 @@ class Plan(Struct, frozen=True):
         Raises:
             SchemaMismatchError: a field is missing, or has no such aggregate.
         """
-        names = (keys,) if isinstance(keys, str) else tuple(keys)
+        names = as_names(keys, "group_by")
         count = _partitions(partitions, self.input_bytes, "group_by") if names else 1
         step = GroupBy(names, read_aggregates(aggregates), count)
         return self._with(step, check_group_by(step, self.schema))
@@ -219,14 +230,7 @@ class Plan(Struct, frozen=True):
         Raises:
             SchemaMismatchError: a field is missing, or its type has no order.
         """
-        pairs: tuple[tuple[str, Order], ...] = tuple(
-            (key, "ascending") if isinstance(key, str) else key
-            for key in ([keys] if isinstance(keys, str) else keys)
-        )
-        if not pairs or any(order not in {"ascending", "descending"} for _, order in pairs):
-            raise PipelineError(
-                f"sort: expected (field, 'ascending' | 'descending') pairs, found {keys!r}."
-            )
+        pairs = _read_orders(keys)
         for name, _ in pairs:
             if name not in self.schema.names:
                 raise unknown_field(name, self.schema.names, "sort asks for")
@@ -324,6 +328,15 @@ class Plan(Struct, frozen=True):
         return msgspec.structs.replace(self, steps=steps, schemas=schemas, schema=schema)
 
     def _evaluated(self, columns: tuple[tuple[str, pc.Expression], ...]) -> pa.Schema:
+        for name, each in columns:
+            # Arrow takes None and ends the process.
+            if not isinstance(each, pc.Expression):
+                raise PipelineError(
+                    f"{name}: expected an expression, found {type(each).__name__}: "
+                    f"{shorten(each)}.",
+                    "Write pc.field(NAME) for a column, pc.scalar(VALUE) for a value: "
+                    "pc.field('km') > 0.",
+                )
         empty = pa.RecordBatch.from_pylist([], schema=self.schema)
         return evaluate(empty, columns).schema
 
@@ -337,9 +350,30 @@ def _address(dataset: str | Path) -> str:
     return open_store(dataset).url
 
 
+def _read_orders(
+    keys: str | Sequence[str | tuple[str, Order]],
+) -> tuple[tuple[str, Order], ...]:
+    """The keys of a sort as users write them."""
+    given = [keys] if isinstance(keys, str) or not isinstance(keys, Sequence) else keys
+    pairs: tuple[tuple[str, Order], ...] = tuple(
+        (key, "ascending") if isinstance(key, str) else key for key in given
+    )
+    for pair in pairs or (keys,):
+        match pair:
+            case (str(), "ascending" | "descending"):
+                pass
+            case _:
+                raise PipelineError(
+                    "sort: expected (field, 'ascending' | 'descending') pairs, "
+                    f"found {shorten(keys)}.",
+                    "Write sort('km'), or sort([('km', 'descending'), 'zone']).",
+                )
+    return pairs
+
+
 def _partitions(asked: int | None, size_bytes: int, what: str) -> int:
     if asked is None:
         return min(max(1, -(-size_bytes // PARTITION_BYTES)), PARTITIONS_MAX)
-    if not 1 <= asked <= PARTITIONS_MAX:
-        raise PipelineError(f"{what}: expected 1 to {PARTITIONS_MAX} partitions, found {asked}.")
+    if not isinstance(asked, int) or not 1 <= asked <= PARTITIONS_MAX:
+        raise PipelineError(f"{what}: expected 1 to {PARTITIONS_MAX} partitions, found {asked!r}.")
     return asked

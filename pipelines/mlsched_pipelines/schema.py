@@ -8,7 +8,7 @@ batch when it runs. Finding violations is pure; what becomes of them is decided 
 from __future__ import annotations
 
 import difflib
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -68,8 +68,41 @@ class Violation(Struct, frozen=True):
 
 
 def as_contract(promised: pa.Schema | Contract) -> Contract:
-    """A plain schema as a contract without checks."""
-    return promised if isinstance(promised, Contract) else Contract(promised)
+    """A plain schema as a contract without checks.
+
+    Raises:
+        PipelineError: it is neither.
+    """
+    if isinstance(promised, Contract):
+        return promised
+    expect(promised, pa.Schema, "schema", "pa.schema([('km', pa.float64())]), or a Contract of one")
+    return Contract(promised)
+
+
+def expect(given: object, kind: type, what: str, example: str) -> None:
+    """What a user gives has the type that it must have.
+
+    Raises:
+        PipelineError: it has another.
+    """
+    if not isinstance(given, kind):
+        found = f"{type(given).__name__}: {shorten(given)}"
+        raise PipelineError(f"{what}: expected {kind.__name__}, found {found}.", f"Give {example}.")
+
+
+def as_names(given: str | Sequence[str], what: str) -> tuple[str, ...]:
+    """One name or several.
+
+    Raises:
+        PipelineError: it is something else.
+    """
+    names = (given,) if isinstance(given, str) else given
+    if not isinstance(names, Iterable) or not all(isinstance(name, str) for name in names):
+        raise PipelineError(
+            f"{what}: expected the names of columns, found {shorten(given)}.",
+            "Give a name, or a list of names: ['zone', 'day'].",
+        )
+    return tuple(names)
 
 
 def unknown_field(name: str, known: list[str], where: str) -> SchemaMismatchError:
@@ -107,7 +140,11 @@ def check_fields(contract: Contract, found: pa.Schema, file: str) -> None:
         if at < 0:
             raise unknown_field(field.name, found.names, f"{file}: the contract asks for")
         if found.field(at).type != field.type:
-            raise mismatch(field.name, str(field.type), str(found.field(at).type), file)
+            raise SchemaMismatchError(
+                f"{file}: field {field.name!r}: expected {field.type}, "
+                f"found {found.field(at).type}.",
+                f"Correct the schema, or cast the column to {field.type}.",
+            )
 
 
 def conform(contract: Contract, batch: pa.RecordBatch, file: str) -> pa.RecordBatch:

@@ -252,6 +252,8 @@ def table(
     data: pa.Table, schema: pa.Schema | Contract | None = None, *, split_rows: int = 1 << 20
 ) -> TableSource:
     """A table in memory; cost: it is hashed once when the plan is made."""
+    if split_rows < 1:
+        raise PipelineError(f"split_rows: expected 1 or more, found {split_rows}.")
     return TableSource(
         data,
         as_contract(schema if schema is not None else data.schema.remove_metadata()),

@@ -13,7 +13,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import pytest
 
-from mlsched.errors import PipelineError
+from mlsched.errors import PipelineError, SchemaMismatchError
 from mlsched_pipelines import (
     Call,
     LocalEngine,
@@ -299,3 +299,15 @@ def test_columns_of_every_type_come_through_every_step(tmp_path: Path, column: p
     assert found["at"].to_pylist() == [0, 1, 2]
     for name in ("x", "x_r", "y"):
         assert repr(found[name].to_pylist()) == repr(expected)
+
+
+@pytest.mark.parametrize(
+    "made",
+    [None, 5, [], {"at": 5}, {"at": ["x"]}, {"at": [1, 2], "b": [1]}, {"at": np.zeros((1, 2))}],
+)
+def test_a_map_that_gives_something_else_is_told_what_is_wanted(tmp_path: Path, made: Any) -> None:
+    schema = pa.schema([("at", pa.int64())])
+    plan = Plan.scan(table(SAME)).map_batches(lambda _: made, schema=schema)
+    with pytest.raises(SchemaMismatchError, match="map_batches") as caught:
+        run(plan.write(tmp_path / "out"))
+    assert caught.value.hint
