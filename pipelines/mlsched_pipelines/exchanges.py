@@ -76,13 +76,15 @@ def spread(
 ) -> Handed:
     """The rows of a task by partition; combined before, or sorted, where the exchange says so.
 
-    Memory: with several partitions or a group-by all rows of the task, and a copy; else one block.
+    Memory: with several partitions, a group-by or a dictionary all rows of the task, and a copy;
+    else one block.
 
     Raises:
         PipelineError: the rows, and a copy, are more than the task may take.
     """
     schema = stage.schema
-    if exchange.partitions == 1 and exchange.partial is None:
+    has_dictionary = any(_has_dictionary(field.type) for field in schema)
+    if exchange.partitions == 1 and exchange.partial is None and not has_dictionary:
         return Handed(schema, [_counted(blocks, ledger)])
     held: list[pa.RecordBatch] = []
     held_bytes = 0
@@ -91,6 +93,9 @@ def spread(
         held_bytes += block.batch.nbytes
         check_task_fits(stage, ledger.file, HELD_FACTOR * held_bytes, memory_max_bytes)
     table = pa.Table.from_batches(held, schema)
+    if has_dictionary:
+        # A file has one dictionary for all batches of a column.
+        table = table.combine_chunks()
     if exchange.partial is not None:
         before = table.num_rows
         table = make_partial(exchange.partial, table)
@@ -101,6 +106,11 @@ def spread(
         batches, index = cut_run(sort_rows(table, exchange.order), exchange.order)
         return Handed(table.schema, batches, index)
     return Handed(table.schema, _cut(table, exchange))
+
+
+def _has_dictionary(kind: pa.DataType) -> bool:
+    children = (kind.field(at).type for at in range(kind.num_fields))
+    return pa.types.is_dictionary(kind) or any(map(_has_dictionary, children))
 
 
 def _counted(blocks: Iterable[Block], ledger: RowLedger) -> Iterator[pa.RecordBatch]:

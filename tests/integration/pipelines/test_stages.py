@@ -311,3 +311,24 @@ def test_a_map_that_gives_something_else_is_told_what_is_wanted(tmp_path: Path, 
     with pytest.raises(SchemaMismatchError, match="map_batches") as caught:
         run(plan.write(tmp_path / "out"))
     assert caught.value.hint
+
+
+@pytest.mark.parametrize("partitions", [1, 2])
+def test_batches_with_dictionaries_of_their_own_change_tasks(
+    tmp_path: Path, partitions: int
+) -> None:
+    words = pa.table({"at": range(40), "word": [f"w{at // 8}" for at in range(40)]})
+    chunks = [words.slice(at, 8) for at in range(0, 40, 8)]
+    coded = pa.concat_tables(
+        chunk.set_column(1, "word", chunk["word"].combine_chunks().dictionary_encode())
+        for chunk in chunks
+    )
+    scan = Plan.scan(table(coded, split_rows=20))
+    plan = (
+        scan.join(scan, on="word", how="semi", broadcast=partitions == 1)
+        .sort([("at", "descending")], partitions=partitions)
+        .project({"at": pc.field("at"), "word": pc.field("word").cast("string")})
+    )
+    run(plan.write(tmp_path / "out"))
+    expected = words.sort_by([("at", "descending")]).to_pylist()
+    assert open_dataset(tmp_path / "out").to_table().to_pylist() == expected
