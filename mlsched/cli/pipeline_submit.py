@@ -89,7 +89,6 @@ def submit(  # noqa: PLR0913, PLR0917 - one parameter an option
     """
     from mlsched.api.pipelines.jobs import MemberArguments
     from mlsched.api.pipelines.loading import parse_target
-    from mlsched.units import MILLI, parse_milli_cpus
 
     _check_choice(engine, nodes)
     found = parse_target(target)
@@ -97,7 +96,7 @@ def submit(  # noqa: PLR0913, PLR0917 - one parameter an option
         _check_plan(session, found, settings or [], interval)
     arguments = MemberArguments(
         engine,
-        max(1, parse_milli_cpus(cpus, what="--cpus-per-node") // MILLI),
+        _whole_cpus(cpus),
         _memory_bytes(memory),
         interval,
         tuple(settings or ()),
@@ -130,6 +129,12 @@ def _check_choice(engine: str, nodes: int) -> None:
         )
     if nodes < 1:
         raise SpecError(f"--nodes: expected a number above 0, found {nodes}.")
+
+
+def _whole_cpus(text: str) -> int:
+    from mlsched.units import MILLI, parse_milli_cpus
+
+    return max(1, parse_milli_cpus(text, what="--cpus-per-node") // MILLI)
 
 
 def _memory_bytes(text: str) -> int:
