@@ -90,18 +90,20 @@ def drive(
 @contextmanager
 def joined(own: Member, engine: str, folder: str) -> Iterator[EngineChoice]:
     """The engine of a run, with all members of its cluster there."""
+    import os
     from importlib import import_module
 
     from mlsched.api.pipelines.running import EngineChoice
     from mlsched_pipelines.members.helpers import helped
     from mlsched_pipelines.memory import BUDGET_SHARE
 
+    job = os.environ.get("MLSCHED_JOB_ID", "")
     budget_bytes = int(BUDGET_SHARE * own.memory_max_bytes * own.size) or None
     if own.size == 1:
-        yield EngineChoice(engine, own.cpus, budget_bytes)
+        yield EngineChoice(engine, own.cpus, budget_bytes, job)
         return
     members = import_module(f"mlsched_pipelines.members.{engine}")
     address = members.configure(own, folder)
     with helped(engine, members.HELPERS, own):
         # A bound on memory beside an address is refused where the engine's name is the same.
-        yield EngineChoice(address, None, None if address == engine else budget_bytes)
+        yield EngineChoice(address, None, None if address == engine else budget_bytes, job)

@@ -5,7 +5,6 @@ Within a job of mlsched its progress is the job's progress too.
 
 from __future__ import annotations
 
-import os
 import time
 from collections.abc import Callable
 from typing import Any
@@ -28,7 +27,6 @@ from mlsched.api.pipelines.tracebacks import chain_of, clean, describe, user_tra
 from mlsched.api.progress import progress as tell_job
 from mlsched.errors import MlschedError, PipelineError, StoreFullError
 from mlsched_pipelines import Plan, RunReport, open_dataset, run
-from mlsched_pipelines.members import TOKEN_VARIABLE
 from mlsched_pipelines.progress import Progress
 from mlsched_pipelines.starting import start_engine
 
@@ -47,6 +45,8 @@ class EngineChoice(Struct, frozen=True):
     """``local``, ``dask``, ``ray``, or the address of a cluster: ``dask://HOST:PORT``."""
     workers: int | None = None
     memory_max_bytes: int | None = None
+    job: str = ""
+    """Id of the job whose nodes are the workers."""
 
 
 def begin(  # noqa: PLR0913 - what names a run
@@ -81,7 +81,7 @@ def begin(  # noqa: PLR0913 - what names a run
         started_at=utc_text(),
         retry_of=retry_of,
         process=this_process(),
-        job=os.environ.get("MLSCHED_JOB_ID", "") if TOKEN_VARIABLE in os.environ else "",
+        job=choice.job,
     )
 
 

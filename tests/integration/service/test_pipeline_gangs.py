@@ -251,7 +251,8 @@ def test_other_ranks_end_with_a_rank_0_that_is_killed(
 def test_a_retry_of_the_run_submits_its_job_again(
     project: Project, engine: str, poll: Callable[..., Any], local_digest: str
 ) -> None:
-    job = run_until_it_waits(project, engine, poll)
+    nodes = {"dask": "2", "ray": "1"}[engine]
+    job = run_until_it_waits(project, engine, poll, "--nodes", nodes)
     run = json.loads(project.run("pipeline", "show", "daily", "-o", "json").stdout)
     assert (run["state"], run["job"]) == ("RUNNING", job["id"])
     refused = project.run("pipeline", "retry", run["id"])

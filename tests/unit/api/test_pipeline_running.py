@@ -119,13 +119,6 @@ def test_errors_of_the_system_are_told_as_what_they_are(plan, make, monkeypatch)
     assert "read and write" in error.hint
 
 
-def test_the_job_of_a_run_is_recorded_where_its_nodes_are_the_cluster(plan, make, monkeypatch):
-    monkeypatch.setenv("MLSCHED_JOB_ID", "j-1")
-    assert make(plan).record.job == ""
-    monkeypatch.setenv("MLSCHED_GANG_TOKEN", "secret")
-    assert make(plan).record.job == "j-1"
-
-
 def test_a_progress_of_each_task_costs_few_writes(plan, make, monkeypatch):
     recorded = make(plan)
     count = [0]
