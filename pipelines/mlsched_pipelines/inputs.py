@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 import pyarrow as pa
 
 from mlsched.errors import ConfigError, NotFoundError, PipelineError
-from mlsched_pipelines.stores import open_store, shown
+from mlsched_pipelines.stores import ADDRESS_HINT, is_address, open_store, shown
 
 if TYPE_CHECKING:
     from mlsched_pipelines.stores.s3 import S3Store
@@ -113,11 +113,8 @@ def expand(paths: Paths) -> tuple[str, ...]:
     given = [paths] if isinstance(paths, (str, Path)) else list(paths)
     found: list[str] = []
     for path in map(str, given):
-        if "://" in path and not is_object(path):
-            raise ConfigError(
-                f"No input has the address {shown(path)!r}.",
-                "Expected a path of this machine, or s3://BUCKET/KEY.",
-            )
+        if is_address(path) and not is_object(path):
+            raise ConfigError(f"No input has the address {shown(path)!r}.", ADDRESS_HINT)
         matches = _objects(path) if is_object(path) else _files(Path(path).absolute())
         if not matches:
             raise NotFoundError(f"No input file matches {shown(path)!r}.")

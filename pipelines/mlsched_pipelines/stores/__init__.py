@@ -89,16 +89,26 @@ class Store(Protocol):
         """Remove files, durably; those that are not there are as they should be."""
 
 
+_ADDRESS = re.compile(r"([A-Za-z][A-Za-z0-9+.-]+:/+)(.*)", re.DOTALL)
+_QUERY = re.compile(r"\?[^/]*=.*", re.DOTALL)
+
+ADDRESS_HINT = (
+    "Expected a path of this machine, or s3://BUCKET/PREFIX as text: a Path makes one slash of two."
+)
+
+
+def is_address(text: str) -> bool:
+    """Whether a text begins as addresses do; with one slash too, which a `Path` makes of two."""
+    return _ADDRESS.fullmatch(text) is not None
+
+
 def shown(address: str) -> str:
     """An address for messages: without what may be a key, a password or a signature in it."""
-    scheme, mark, rest = address.partition("://")
-    if not mark:
+    found = _ADDRESS.fullmatch(address)
+    if found is None:
         return address
-    _, at, place = rest.rpartition("@")
-    return f"{scheme}://{'…@' if at else ''}{_QUERY.sub('?…', place)}"
-
-
-_QUERY = re.compile(r"\?[^/]*=.*", re.DOTALL)
+    _, at, place = found[2].rpartition("@")
+    return f"{found[1]}{'…@' if at else ''}{_QUERY.sub('?…', place)}"
 
 
 def open_store(address: str | Path) -> Store:

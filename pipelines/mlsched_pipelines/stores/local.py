@@ -8,7 +8,7 @@ from pathlib import Path
 import pyarrow as pa
 
 from mlsched.errors import ConfigError, PipelineError
-from mlsched_pipelines.stores import Entry, shown
+from mlsched_pipelines.stores import ADDRESS_HINT, Entry, is_address, shown
 from mlsched_pipelines.stores.files import (
     TEMPORARY_PREFIX,
     make_folder,
@@ -26,11 +26,8 @@ class LocalStore:
     """
 
     def __init__(self, root: str | Path) -> None:
-        if "://" in str(root):
-            raise ConfigError(
-                f"No store has the address {shown(str(root))!r}.",
-                "Expected a folder, or s3://BUCKET/PREFIX.",
-            )
+        if is_address(str(root)):
+            raise ConfigError(f"No store has the address {shown(str(root))!r}.", ADDRESS_HINT)
         self.root = Path(root).absolute()
 
     @property

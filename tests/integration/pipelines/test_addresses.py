@@ -20,6 +20,7 @@ TEXTS = pa.schema([("a", pa.int64()), ("b", pa.string())])
         "https://host.example/in.csv?X-Amz-Credential=K&X-Amz-Signature=CANARY",
         "https://user:CANARY@host.example/in.csv",
         "s3a://KEY:CANARY@bucket/in.csv",
+        "s3:/KEY:CANARY@bucket/in.csv",
         "s3://KEY:CANARY/x@bucket/*/in.csv",
         "s3://KEY:CANARY@bucket/in.csv",
     ],
