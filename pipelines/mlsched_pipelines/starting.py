@@ -25,6 +25,7 @@ from mlsched.errors import (
     UnreachableError,
     error_from_dict,
 )
+from mlsched.units import format_bytes
 from mlsched_pipelines.engines import Engine, count_cores
 from mlsched_pipelines.memory import default_budget_bytes
 
@@ -33,6 +34,9 @@ START_S_MAX = 120.0
 
 LEAVE_S_MAX = 5.0
 """An agent that is told to end may take this long to leave a cluster, then it is killed."""
+
+WORKER_BYTES_MIN = 64 << 20
+"""A process with Arrow, and Dask or Ray, takes about so much before its first task."""
 
 FOLDER_CHARS_MAX = 30
 """Ray puts sockets 70 characters below its folder, and the kernel allows 107 in all.
@@ -93,7 +97,7 @@ def share_out(
     """Workers and their memory together, for a cluster of our own; both checked.
 
     Raises:
-        PipelineError: fewer than one worker.
+        PipelineError: fewer than one worker, or more than there is memory for.
         ConfigError: a memory limit for a cluster that is not ours.
     """
     found = count_cores() if workers is None else workers
@@ -104,7 +108,15 @@ def share_out(
             f"The cluster at {address} has memory limits of its own.",
             "Leave memory_max_bytes away.",
         )
-    return found, memory_max_bytes or default_budget_bytes()
+    memory_bytes = memory_max_bytes or default_budget_bytes()
+    if not address and memory_bytes // found < WORKER_BYTES_MIN:
+        raise PipelineError(
+            f"{engine}: {format_bytes(memory_bytes)} for {found:,} workers are "
+            f"{format_bytes(memory_bytes // found)} each, and one needs "
+            f"{format_bytes(WORKER_BYTES_MIN)}.",
+            f"Take at most {max(1, memory_bytes // WORKER_BYTES_MIN):,} workers, or more memory.",
+        )
+    return found, memory_bytes
 
 
 def make_version_probe() -> Callable[[], dict[str, str]]:
