@@ -228,7 +228,8 @@ def _value(outcome: Outcome, what: str) -> Any:
         raise PipelineError(f"The task of {what} was cancelled. Nothing was published.")
     if error is None:
         return outcome.value
-    if isinstance(error, (MlschedError, OSError)) or not isinstance(error, Exception):
+    is_own = isinstance(error, (MlschedError, OSError))
+    if is_own or not isinstance(error, (Exception, SystemExit)):
         raise error
     raise PipelineError(
         f"The task of {what} failed: {type(error).__name__}: {error}.",

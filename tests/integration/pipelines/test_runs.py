@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -171,6 +172,17 @@ def test_a_function_that_raises_names_its_input_and_publishes_nothing(
         run(plan)
     with pytest.raises(NotFoundError):
         open_dataset(tmp_path / "out")
+
+
+def test_a_function_that_exits_ends_the_run_and_not_the_program(
+    tmp_path: Path, make_csv: MakeCsv, schema: pa.Schema
+) -> None:
+    def leaves(batch: pa.RecordBatch) -> pa.RecordBatch:
+        sys.exit(f"after {batch.num_rows}")
+
+    scan = Plan.scan(csv(make_csv(rows=10), schema)).map_batches(leaves, schema=schema)
+    with pytest.raises(PipelineError, match="SystemExit: after 10"):
+        run(scan.write(tmp_path / "out"))
 
 
 @pytest.mark.parametrize(
