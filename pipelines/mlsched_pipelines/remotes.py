@@ -254,8 +254,9 @@ class RemoteEngine:
             value, error, out, err = read_result(told[1])
             self._end(told[0], value, error)
             # Last, as a stream may refuse: the call has ended all the same.
-            sys.stdout.write(out)
-            sys.stderr.write(err)
+            for stream, text in ((sys.stdout, out), (sys.stderr, err)):
+                if stream is not None:  # as in a process that was started without it
+                    stream.write(text)
         elif word == "failed":
             number, why = told
             self._end(number, None, PipelineError(f"A call could not be run: {why}"))

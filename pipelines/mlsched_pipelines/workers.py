@@ -152,16 +152,16 @@ def _pack_error(error: BaseException) -> bytes:
 
     if error.__traceback__ is not None and error.__traceback__.tb_next is not None:
         error.__traceback__ = error.__traceback__.tb_next
-    pickling_support.install(error)
-    for kind in _BY_ARGUMENTS:
-        copyreg.pickle(kind, _reduce_by_arguments)  # type: ignore[arg-type]
     try:
+        pickling_support.install(error)
+        for kind in _BY_ARGUMENTS:
+            copyreg.pickle(kind, _reduce_by_arguments)  # type: ignore[arg-type]
         data = pack((None, error))
         unpack(data)
     except Exception:  # noqa: BLE001
         text = "".join(traceback.format_exception(error)).strip()
         told = PipelineError(
-            f"A call raised a {type(error).__name__} that cannot be pickled: {error}.\n{text}"
+            f"A call raised a {type(error).__name__} that cannot be pickled.\n{text}"
         )
         return pack((None, told))
     return data

@@ -157,6 +157,17 @@ def test_a_call_has_ended_although_what_it_printed_cannot_be_shown(
     assert collect(engine, 1)["t"].value == 1
 
 
+@pytest.mark.parametrize("name", ["dask", "ray"])
+def test_a_process_without_standard_streams_gets_its_values(
+    engine: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    engine.submit(Call("t", say, engine.put_ref(None), 1))
+    with monkeypatch.context() as patch:
+        patch.setattr(sys, "stdout", None)
+        patch.setattr(sys, "stderr", None)
+        assert collect(engine, 1)["t"].value == 1
+
+
 def test_each_call_ends_once_and_sees_the_shared_value(engine: Engine) -> None:
     shared = engine.put_ref(100)
     for number in range(20):
@@ -190,6 +201,9 @@ class BoundError(Exception):
         super().__init__("locked")
         self.lock = threading.Lock()
 
+    def __str__(self) -> str:
+        raise RuntimeError("cannot be told either")
+
 
 class OddError(Exception):
     """An error that cannot be made again from its arguments alone."""
@@ -202,6 +216,15 @@ class OddError(Exception):
 def raise_bound(shared: Any, argument: Any) -> None:
     """A call whose error cannot be pickled."""
     raise BoundError
+
+
+def raise_deep(shared: Any, argument: Any) -> None:
+    """A call whose error has more errors before it than Python goes down."""
+    before: ValueError | None = None
+    for number in range(2000):
+        error = ValueError(f"number {number}")
+        error.__context__, before = before, error
+    raise error
 
 
 def raise_odd(shared: Any, argument: Any) -> None:
@@ -240,12 +263,14 @@ def test_an_exit_is_an_outcome_and_no_lost_worker(engine: Engine) -> None:
 def test_what_cannot_be_pickled_is_told(remote: Engine) -> None:
     shared = remote.put_ref(None)
     remote.submit(Call("error", raise_bound, shared, None))
+    remote.submit(Call("deep", raise_deep, shared, None))
     remote.submit(Call("value", give_lock, shared, None))
     remote.submit(Call("argument", add, shared, threading.Lock()))
-    found = {task: outcome.error for task, outcome in collect(remote, 3).items()}
+    found = {task: outcome.error for task, outcome in collect(remote, 4).items()}
     assert all(isinstance(error, PipelineError) for error in found.values())
     assert "BoundError" in str(found["error"])
     assert "in raise_bound" in str(found["error"])
+    assert "ValueError: number 1999" in str(found["deep"])
     assert "lock" in str(found["value"])
     assert "argument cannot be pickled" in str(found["argument"])
     with pytest.raises(PipelineError, match="shared value cannot be pickled"):
