@@ -11,6 +11,7 @@ import logging
 import os
 import platform
 import uuid
+from collections.abc import Container
 from pathlib import Path
 from typing import Any
 
@@ -21,9 +22,14 @@ from mlsched_pipelines.remotes import RemoteEngine, Report, describe_memory, imp
 from mlsched_pipelines.starting import check_versions, make_version_probe, share_out, start_agent
 from mlsched_pipelines.workers import WORKER_SETTINGS, WorkerSettings, perform
 
-CONNECT_S_MAX = 10.0
+CONNECT_S_MAX = 30.0
+"""Dask's own default: a scheduler on an overloaded machine may take long to answer."""
+
 WORKERS_S_MAX = 30.0
 """Until an existing cluster has a worker."""
+
+KEEP_EVERY_S = 1.0
+"""Between two looks at whether our own cluster has all its workers."""
 
 SEND_EVERY_S = 0.001
 """The client's messages wait at most so long for each other; Dask's 10 ms double a call's cost."""
@@ -44,6 +50,8 @@ OWN_SETTINGS = {
     "distributed.worker.memory.target": False,
     "distributed.worker.profile.enabled": False,
     "distributed.admin.tick.limit": "1 hour",
+    # Dask would kill a worker that is not back in 15 s, and begin no other: `_keep_workers` does.
+    "distributed.deploy.lost-worker-timeout": "1 hour",
 }
 
 
@@ -66,8 +74,8 @@ class DaskEngine(RemoteEngine):
     ) -> None:
         count, memory = share_out("DaskEngine", workers, memory_max_bytes, address)
         options = {"address": address, "workers": count, "memory_max_bytes": memory}
-        worker_bytes = None if address else memory // count
-        super().__init__(start_agent(__name__, options), workers, worker_bytes)
+        peer = start_agent(__name__, options)
+        super().__init__(peer, workers, peer.worker_bytes)
 
 
 def hold(digest: str, data: bytes) -> tuple[str, bytes]:
@@ -117,10 +125,31 @@ def _start(
         local_directory=str(Path(folder, "dask")),
         silence_logs=logging.CRITICAL,
     )
+    _keep_workers(cluster, workers)
     client = distributed.Client(cluster, set_as_default=False)
-    return DaskPlacer(
-        report, client, workers, f"a Dask cluster of {describe_memory(workers, worker_bytes)}"
-    )
+    about = f"a Dask cluster of {describe_memory(workers, worker_bytes)}"
+    return DaskPlacer(report, client, workers, about, worker_bytes)
+
+
+def _keep_workers(cluster: Any, count: int) -> None:
+    """Start workers again that Dask has given up, or that have left while their process stays."""
+
+    def look() -> None:
+        for name, nanny in list(cluster.workers.items()):
+            if nanny.status.name in {"closed", "failed"}:
+                del cluster.workers[name]
+            elif _has_left(nanny, cluster.scheduler.workers):
+                os.kill(nanny.pid, 9)
+        cluster.scale(count)
+
+    timer = import_extra("tornado.ioloop", "dask").PeriodicCallback(look, 1000 * KEEP_EVERY_S)
+    cluster.loop.add_callback(timer.start)
+
+
+def _has_left(nanny: Any, known: Container[str]) -> bool:
+    """Whether a worker's process lives on without its loop, so that no call gets there."""
+    runs = nanny.pid and nanny.process.status.name == "running"
+    return bool(runs and nanny.worker_address not in known)
 
 
 def _join(report: Report, distributed: Any, address: str) -> DaskPlacer:
@@ -142,16 +171,19 @@ def _join(report: Report, distributed: Any, address: str) -> DaskPlacer:
             f"Start one: dask worker {scheduler}",
         ) from error
     check_versions(f"the Dask cluster at {address}", client.run(make_version_probe()))
-    return DaskPlacer(
-        report, client, sum(client.nthreads().values()), f"the Dask cluster at {address}"
-    )
+    slots, about = sum(client.nthreads().values()), f"the Dask cluster at {address}"
+    workers = client.scheduler_info(n_workers=-1)["workers"].values()
+    limits = [limit for worker in workers if (limit := worker["memory_limit"])]
+    return DaskPlacer(report, client, slots, about, min(limits, default=None))
 
 
 class DaskPlacer:
     """Calls as futures of a client; see `mlsched_pipelines.remotes.Placer`."""
 
-    def __init__(self, report: Report, client: Any, slots: int, about: str) -> None:
-        self.slots, self.about = slots, about
+    def __init__(
+        self, report: Report, client: Any, slots: int, about: str, worker_bytes: int | None
+    ) -> None:
+        self.slots, self.about, self.worker_bytes = slots, about, worker_bytes
         self._report, self._client = report, client
         self._held: dict[int, Any] = {}
         self._prefix = f"mlsched-{platform.node()}-{uuid.uuid4().hex}"

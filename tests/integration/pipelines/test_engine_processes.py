@@ -19,6 +19,7 @@ import pytest
 
 from mlsched.errors import ConfigError, PipelineError, UnreachableError
 from mlsched_pipelines import Call, Engine, Outcome
+from mlsched_pipelines.members.certificates import write_certificate
 from mlsched_pipelines.starting import check_versions, make_version_probe, start_engine
 
 pytestmark = pytest.mark.timeout(300)
@@ -138,6 +139,47 @@ def test_a_child_that_the_driver_forked_keeps_nothing_alive(folder: Path) -> Non
     os.killpg(driver.process.pid, signal.SIGKILL)
     driver.process.communicate()
     assert list(driver.folder.iterdir()) == []
+
+
+FORKS = """
+import os, sys, time
+import psutil
+from mlsched_pipelines.starting import start_engine
+
+engine = start_engine(sys.argv[1], workers=1)
+tree = psutil.Process().children(recursive=True)
+child = os.fork()
+if not child:
+    time.sleep(1000)
+begun = time.monotonic()
+engine.close()
+left = [p for p in tree if p.is_running() and p.status() != psutil.STATUS_ZOMBIE]
+print(time.monotonic() - begun < 10, len(tree) > 2, left)
+os.kill(child, 9)
+"""
+
+
+@pytest.mark.slow
+def test_an_engine_that_is_closed_ends_although_a_forked_child_lives(name: str) -> None:
+    program = [sys.executable, "-W", "error", "-c", FORKS, name]
+    done = subprocess.run(program, capture_output=True, text=True, timeout=100, check=False)
+    assert done.stdout == "True True []\n", done.stderr
+
+
+def interrupt_own(shared: object, argument: object) -> None:
+    """A call in whose worker Dask ends the loop, but not the process."""
+    os.kill(os.getpid(), signal.SIGINT)
+    time.sleep(1000)
+
+
+@pytest.mark.slow
+def test_a_worker_that_dask_gives_up_is_started_again() -> None:
+    with start_engine("dask", workers=1) as engine:
+        shared = engine.put_ref(1)
+        engine.submit(Call("lost", interrupt_own, shared, None))
+        assert "died 3 times" in str(collect(engine, 1)["lost"].error)
+        engine.submit(Call("t", lambda a, b: a + b, shared, 1))
+        assert collect(engine, 1)["t"].value == 2
 
 
 def list_listeners(tree: list[psutil.Process]) -> list[str]:
@@ -304,6 +346,50 @@ def test_an_existing_dask_cluster_is_used_and_its_loss_told(folder: Path, tmp_pa
                 engine.submit(Call("t", lambda a, b: a + b, shared, 1))
                 assert collect(engine, 1)["t"].value == 11
                 check_lost(engine, folder, process)
+
+
+def use_certificate(token: str, folder: Path) -> dict[str, str]:
+    """Dask's settings for a cluster whose members and clients share one certificate."""
+    folder.mkdir()
+    key, certificate = write_certificate(token, str(folder))
+    roles = {
+        f"{role}__{kind}": path
+        for role in ("CLIENT", "SCHEDULER", "WORKER")
+        for kind, path in (("KEY", key), ("CERT", certificate))
+    }
+    paths = {"CA_FILE": certificate, **roles}
+    return {f"DASK_DISTRIBUTED__COMM__TLS__{name}": path for name, path in paths.items()}
+
+
+@pytest.mark.slow
+def test_a_dask_cluster_with_tls_is_used_by_who_has_its_certificate(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    own = use_certificate("5e" * 32, tmp_path / "own")
+    other = use_certificate("00" * 32, tmp_path / "other")
+    file, dask = tmp_path / "scheduler.json", [sys.executable, "-m", "dask"]
+    serve = ["scheduler", "--protocol", "tls", "--host", "127.0.0.1", "--port", "0"]
+    serve += ["--no-dashboard", "--scheduler-file", str(file)]
+    work = ["worker", "--scheduler-file", str(file), "--nthreads", "2", "--no-dashboard"]
+    (folder / "worker").mkdir()
+    with (
+        running(*dask, *serve, folder=folder, **own),
+        running(*dask, *work, "--memory-limit", "1GiB", folder=folder / "worker", **own),
+    ):
+        wait_for(file.exists)
+        address = json.loads(file.read_text())["address"]
+        assert address.startswith("tls://")
+        for name, path in own.items():
+            monkeypatch.setenv(name, path)
+        with start_engine(address) as engine:
+            assert (engine.slots, engine.worker_memory_max_bytes) == (2, 1 << 30)
+            engine.submit(Call("t", lambda a, b: a + b, engine.put_ref(10), 1))
+            assert collect(engine, 1)["t"].value == 11
+        for name, path in other.items():
+            monkeypatch.setenv(name, path)
+        with pytest.raises(UnreachableError) as found:
+            start_engine(address)
+        assert "certificates" in found.value.hint
 
 
 CONNECTED = """
