@@ -235,9 +235,8 @@ def start_agent(module: str, options: dict[str, Any]) -> AgentPeer:
                 "leave_s_max": LEAVE_S_MAX,
             }
         )
-        program = f"{inspect.getsource(_keep)}\n_keep()"
         keeper = subprocess.Popen(
-            [sys.executable, "-I", "-S", "-c", program, job],
+            [sys.executable, "-I", "-S", "-c", KEEPER, job],
             stdin=subprocess.PIPE,
             stdout=log,
             stderr=log,
@@ -313,6 +312,10 @@ def _keep() -> None:
         agent.poll()
         time.sleep(0.01)
     shutil.rmtree(job["folder"], ignore_errors=True)
+
+
+KEEPER = f"{inspect.getsource(_keep)}\n_keep()"
+"""Read once, since the file may be another one by the time that an engine is started."""
 
 
 def serve_agent(job: dict[str, Any], path: list[str]) -> None:
