@@ -34,7 +34,7 @@ KEEP_EVERY_S = 1.0
 SEND_EVERY_S = 0.001
 """The client's messages wait at most so long for each other; Dask's 10 ms double a call's cost."""
 
-OWN_SETTINGS = {
+OWN_SETTINGS: dict[str, Any] = {
     # Losses are counted by the engine, and one thread runs one task: no bystander is suspected.
     "distributed.scheduler.allowed-failures": 0,
     "distributed.scheduler.worker-saturation": 1.0,
@@ -50,6 +50,9 @@ OWN_SETTINGS = {
     "distributed.worker.memory.target": False,
     "distributed.worker.profile.enabled": False,
     "distributed.admin.tick.limit": "1 hour",
+    # They would answer anybody, without TLS.
+    "distributed.scheduler.http.routes": [],
+    "distributed.worker.http.routes": [],
     # Dask would kill a worker that is not back in 15 s, and begin no other: `_keep_workers` does.
     "distributed.deploy.lost-worker-timeout": "1 hour",
 }
@@ -94,7 +97,6 @@ def start_placer(
 ) -> DaskPlacer:
     """Start our own cluster or join one; runs in the agent."""
     if not address:
-        os.environ["DASK_CONFIG"] = folder
         for name in [name for name in os.environ if name.startswith("DASK_")]:
             del os.environ[name]
     distributed = import_extra("distributed", "dask")
@@ -112,7 +114,7 @@ def _start(
     import_extra("cryptography", "dask")
     settings = WorkerSettings(tuple(sys.path), worker_bytes)
     os.environ[WORKER_SETTINGS] = msgspec.json.encode(settings).decode()
-    import_extra("dask", "dask").config.set(OWN_SETTINGS | {"temporary-directory": folder})
+    use_own_settings(folder)
     cluster = distributed.LocalCluster(
         n_workers=workers,
         threads_per_worker=1,
@@ -129,6 +131,13 @@ def _start(
     client = distributed.Client(cluster, set_as_default=False)
     about = f"a Dask cluster of {describe_memory(workers, worker_bytes)}"
     return DaskPlacer(report, client, workers, about, worker_bytes)
+
+
+def use_own_settings(folder: str) -> None:
+    """Let this process's Dask have our settings; files of the user and the site are not meant."""
+    config = import_extra("dask", "dask").config
+    config.refresh(paths=[])
+    config.set(OWN_SETTINGS | {"temporary-directory": folder})
 
 
 def _keep_workers(cluster: Any, count: int) -> None:

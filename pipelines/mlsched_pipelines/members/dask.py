@@ -13,7 +13,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import NoReturn
 
-from mlsched_pipelines.engines.dask import OWN_SETTINGS
+from mlsched_pipelines.engines.dask import use_own_settings
 from mlsched_pipelines.members import (
     Member,
     forget_settings,
@@ -65,13 +65,7 @@ def run(role: str, member: Member, handle: int = -1) -> NoReturn:
     """
     with private_folder() as folder:
         configure(member, folder)
-        settings = OWN_SETTINGS | {
-            "temporary-directory": folder,
-            # They would answer anybody, without TLS.
-            "distributed.scheduler.http.routes": [],
-            "distributed.worker.http.routes": [],
-        }
-        import_extra("dask", "dask").config.set(settings)
+        use_own_settings(folder)
         import_extra("distributed", "dask")
         logging.getLogger("distributed").setLevel(logging.CRITICAL)
         if role == "scheduler":

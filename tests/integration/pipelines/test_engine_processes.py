@@ -13,6 +13,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from urllib.request import urlopen
 
 import psutil
 import pytest
@@ -180,6 +181,25 @@ def test_a_worker_that_dask_gives_up_is_started_again() -> None:
         assert "died 3 times" in str(collect(engine, 1)["lost"].error)
         engine.submit(Call("t", lambda a, b: a + b, shared, 1))
         assert collect(engine, 1)["t"].value == 2
+
+
+@pytest.mark.slow
+def test_dask_settings_of_the_site_are_not_for_a_cluster_of_our_own(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    (tmp_path / ".config" / "dask").mkdir(parents=True)
+    preload = {"preload": ["no_such_module"]}
+    settings = {"distributed": dict.fromkeys(("scheduler", "nanny", "worker"), preload)}
+    (tmp_path / ".config" / "dask" / "site.yaml").write_text(json.dumps(settings))
+    with start_engine("dask", workers=1) as engine:
+        engine.submit(Call("t", lambda a, b: a + b, engine.put_ref(1), 1))
+        assert collect(engine, 1)["t"].value == 2
+        for process in psutil.Process().children(recursive=True):
+            for found in process.net_connections("inet"):
+                if found.status == psutil.CONN_LISTEN:
+                    with pytest.raises(OSError):  # noqa: PT011 - refused, or no such page
+                        urlopen(f"http://127.0.0.1:{found.laddr.port}/metrics", timeout=10)
 
 
 def list_listeners(tree: list[psutil.Process]) -> list[str]:
