@@ -12,6 +12,8 @@ import os
 import platform
 import uuid
 from collections.abc import Container
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +26,9 @@ from mlsched_pipelines.workers import WORKER_SETTINGS, WorkerSettings, perform
 
 CONNECT_S_MAX = 30.0
 """Dask's own default: a scheduler on an overloaded machine may take long to answer."""
+
+LATE_S_MAX = 5.0
+"""How much later than that a client may tell."""
 
 WORKERS_S_MAX = 30.0
 """Until an existing cluster has a worker."""
@@ -163,12 +168,15 @@ def _has_left(nanny: Any, known: Container[str]) -> bool:
 
 def _join(report: Report, distributed: Any, address: str) -> DaskPlacer:
     scheduler = address.replace("dask://", "tcp://")
+    connect = partial(distributed.Client, set_as_default=False, timeout=CONNECT_S_MAX)
     try:
-        client = distributed.Client(scheduler, set_as_default=False, timeout=CONNECT_S_MAX)
+        # A client never ends by itself where something else than Dask listens.
+        client = ThreadPoolExecutor(1).submit(connect, scheduler).result(CONNECT_S_MAX + LATE_S_MAX)
     except OSError as error:
         raise UnreachableError(
-            f"No Dask scheduler answers at {address}: {error}.",
-            "Check the address, and for tls:// the certificates in Dask's configuration.",
+            f"No Dask scheduler answers at {address}: {str(error) or 'what listens is none'}.",
+            "Check the address (its port is not that of the dashboard), and for tls:// the "
+            "certificates in Dask's configuration.",
         ) from error
     except (TypeError, ValueError) as error:
         raise ConfigError(f"Dask cannot connect to {address}: {error}.") from error

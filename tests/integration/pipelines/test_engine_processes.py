@@ -9,9 +9,11 @@ import socket
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 from urllib.request import urlopen
 
@@ -279,6 +281,16 @@ def test_the_local_engine_has_no_memory_limit() -> None:
 def test_nobody_at_an_address_is_unreachable(scheme: str) -> None:
     with pytest.raises((UnreachableError, ConfigError), match=r"127\.0\.0\.1:9"):
         start_engine(f"{scheme}://127.0.0.1:9")
+
+
+@pytest.mark.slow
+def test_a_dashboard_is_no_scheduler() -> None:
+    with HTTPServer(("127.0.0.1", 0), BaseHTTPRequestHandler) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        with pytest.raises(UnreachableError, match="what listens is none") as found:
+            start_engine(f"dask://127.0.0.1:{server.server_port}")
+        server.shutdown()
+    assert "dashboard" in found.value.hint
 
 
 def test_other_versions_are_refused() -> None:
