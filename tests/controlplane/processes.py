@@ -53,8 +53,23 @@ class Process:
         self.owner.ask(do="signal", pid=self.pid, signal=number)
 
     def pause(self) -> None:
-        """Stop it in its tracks: connections stay open and nothing answers."""
+        """Stop it in its tracks: connections stay open and nothing answers.
+
+        Waits until each of its threads has stopped: on a busy machine some go on for a while.
+        """
         self.signal(signal.SIGSTOP)
+        deadline = time.monotonic() + END_S_MAX
+        while self.poll() is None and not self._is_stopped():
+            if time.monotonic() > deadline:
+                raise TimeoutError(f"expected {self.name} to stop, but some of it still runs")
+            time.sleep(0.01)
+
+    def _is_stopped(self) -> bool:
+        states = set()
+        for task in Path(f"/proc/{self.pid}/task").iterdir():
+            with suppress(FileNotFoundError, ProcessLookupError):
+                states.add(Path(task, "stat").read_text().rpartition(")")[2].split()[0])
+        return states <= {"T", "t"}
 
     def resume(self) -> None:
         """Let it go on after ``pause``."""
