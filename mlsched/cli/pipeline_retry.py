@@ -41,8 +41,8 @@ def retry(
     Tasks that the run before has finished are taken over, and a run that was published is not
     computed again. A plan that has changed since is a new run, and takes nothing over.
 
-    A run that was a job of several nodes ('pipeline submit') is submitted again as one; with
-    --engine it runs here instead.
+    A run that was a job ('pipeline submit') is submitted again as one; with --engine it runs here
+    instead.
     """
     from mlsched.api.pipelines.loading import load_pipeline, parse_target
     from mlsched.cli.pipeline import open_runs, refuse_cluster

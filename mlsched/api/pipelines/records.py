@@ -109,7 +109,7 @@ class PipelineRun(Struct, frozen=True, kw_only=True):
     retry_of: str = ""
     process: RunProcess | None = None
     job: str = ""
-    """Id of the job of several nodes that was this run's cluster; empty for a run of its own."""
+    """Id of the job whose nodes were this run's cluster; empty for a run of its own."""
     format: int = FORMAT
 
     @property
