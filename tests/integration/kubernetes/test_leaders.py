@@ -20,7 +20,10 @@ WRITES = (1, 2, 4, 6, 9, 12, 16, 20)
 
 
 class Frozen:
-    """Stops the leader when one of its writes is answered, until another has led for a while."""
+    """Stops the leader when one of its writes is answered, until another has led for a while.
+
+    Where nobody leads at that write, it is the next one: a slow machine may cost a lease.
+    """
 
     def __init__(self, rig: Rig, pair: list[Controller], number: int) -> None:
         self._rig = rig
@@ -32,7 +35,7 @@ class Frozen:
 
     def strike(self, write: Write) -> None:
         """Called by the proxy: whoever writes is the leader."""
-        if write.number == self._number and not self.stopped:
+        if write.number >= self._number and not self.stopped:
             pid = self._rig.leader()
             leader = next((one for one in self._pair if one.pid == pid), None)
             if leader is not None:
