@@ -17,7 +17,7 @@ import socket
 import ssl
 import sys
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -113,6 +113,13 @@ class FaultProxy:
             self._ready.set()
             await self._ended.wait()
             await runner.cleanup()
+            self._abort_connections()
+
+    def _abort_connections(self) -> None:
+        """End what is open still: clients that do not read, handshakes that are not over."""
+        transports: Mapping[int, asyncio.Transport] = getattr(self._loop, "_transports", {})
+        for transport in list(transports.values()):
+            transport.abort()
 
     async def _handle(self, request: web.BaseRequest) -> web.StreamResponse:
         request._client_max_size = BODY_BYTES_MAX
