@@ -12,7 +12,7 @@ import asyncio
 import contextlib
 import itertools
 import time
-from collections.abc import Callable, Generator, Iterable
+from collections.abc import Callable, Collection, Generator, Iterable
 
 from mlsched.errors import InvariantError, TemporaryError
 from mlsched.model.commands import Command, LaunchAttempt, SaveJob, StopAttempt
@@ -136,6 +136,12 @@ class Driver:
     def all_unsaved(self) -> list[Job]:
         """Every version that is decided but not durable yet, those of ended jobs among them."""
         return list(self._unsaved.values())
+
+    async def wait_until_saved(self, job_ids: Collection[str]) -> None:
+        """Wait until what is decided of these jobs is durable; for ever where nothing is saved."""
+        with self.listen() as queue:
+            while not self._unsaved.keys().isdisjoint(job_ids):
+                await queue.get()
 
     @contextlib.contextmanager
     def listen(self) -> Generator[asyncio.Queue[Job]]:

@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import Iterable, Set
 
 from mlsched.adapters.store import Store
-from mlsched.errors import NotFoundError, TemporaryError
+from mlsched.errors import NotFoundError, StoreFullError, TemporaryError
 from mlsched.model.jobs import Job, JobState
 from mlsched.model.reasons import Reason
 from mlsched.runtime.driver import Driver
@@ -15,6 +15,9 @@ from mlsched.server.views import JsonObject, array_view, count_states, job_view
 
 ENDED_SHOWN_MAX = 1000
 """Ended jobs in one answer, unless more are asked for."""
+
+SAVE_S_MAX = 10.0
+"""How long a client waits for the record of what it asked for."""
 
 
 class Records:
@@ -30,8 +33,18 @@ class Records:
         return fresh or job
 
     async def find(self, text: str) -> list[Job]:
-        """Jobs that a text stands for, freshest versions; an array gives all its elements."""
-        return [self.newest(job) for job in await self._store.find(text)]
+        """Jobs that a text stands for, freshest versions; an array gives all its elements.
+
+        A job that is open in the store and unknown here became durable after the store was asked:
+        it is asked again, or an end that was told before would be taken back.
+        """
+        found = await self._store.find(text)
+        if any(not self.newest(job).state.is_ended and not self._is_known(job) for job in found):
+            found = await self._store.find(text)
+        return [self.newest(job) for job in found]
+
+    def _is_known(self, job: Job) -> bool:
+        return job.id in self._driver.controller.jobs or self._driver.unsaved(job.id) is not None
 
     async def get(self, text: str) -> list[Job]:
         """As `find`.
@@ -126,6 +139,21 @@ class Records:
         known = {job.id: job for job in (*self._driver.all_unsaved(), *open_jobs)}
         known |= {job.id: job for job in await self._store.ended_jobs(ended_max)}
         return [self.newest(job) for job in known.values()]
+
+    async def wait_until_saved(self, ids: list[str]) -> None:
+        """Wait until what is decided of these jobs is durable.
+
+        Raises:
+            StoreFullError: it is not in time; it is kept, and written once there is room.
+        """
+        try:
+            async with asyncio.timeout(SAVE_S_MAX):
+                await self._driver.wait_until_saved(ids)
+        except TimeoutError:
+            raise StoreFullError(
+                "what you asked for is noted, and could not be written to the disk yet.",
+                "It is done once there is room; if the service ends before, ask again.",
+            ) from None
 
     async def wait_until_decided(self, jobs: Iterable[Job]) -> None:
         """Wait until the controller knows jobs that the store gave: one may just have come.

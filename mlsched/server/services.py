@@ -29,6 +29,7 @@ from mlsched.server.schedules import Schedules
 from mlsched.server.submissions import Request, build, check_room, refuse_what_never_fits
 from mlsched.server.views import (
     JsonObject,
+    device_view,
     placement_view,
     reason_view,
     representative,
@@ -205,7 +206,11 @@ class Service:
         }
 
     async def cancel(self, args: Args) -> JsonObject:
-        """Ask jobs to end; those that have ended stay as they are."""
+        """Ask jobs to end; answers once that is durable. Those that have ended stay as they are.
+
+        Raises:
+            StoreFullError: it is not durable in time; it is done once there is room.
+        """
         texts = read_argument(args, "jobs", TEXTS, [])
         grace_s = read_argument(args, "grace_s", COUNT)
         if grace_s is not None and not 0 <= grace_s <= 86_400:
@@ -215,6 +220,7 @@ class Service:
         found = [job for job in found if not states or job.state in states]
         await self.records.wait_until_decided(found)
         self._post(*(CancelRequested(job.id, grace_s) for job in found))
+        await self.records.wait_until_saved([job.id for job in found])
         views = {}
         for text in texts:
             jobs = await self.records.get(text)
@@ -293,19 +299,8 @@ class Service:
         node = next(iter(ledger.nodes.values()))
         devices = []
         for device in node.devices:
-            holder = ledger.holder_of(device.uuid)
-            job = controller.jobs.get(holder) if holder else None
-            devices.append(
-                {
-                    "uuid": device.uuid,
-                    "model": device.model,
-                    "memory_bytes": device.memory_bytes,
-                    "profile": device.profile,
-                    "healthy": device.healthy,
-                    "health_reason": device.health_reason,
-                    "holder": job.name if job else None,
-                }
-            )
+            holder = controller.jobs.get(ledger.holder_of(device.uuid) or "")
+            devices.append(device_view(device, holder.name if holder else None))
         return {
             "name": node.name,
             "layer": node.layer,

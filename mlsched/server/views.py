@@ -8,6 +8,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from mlsched.model.jobs import Attempt, GroupPlacement, Job, JobState, Outcome, count_gpus
+from mlsched.model.nodes import Device
 from mlsched.model.reasons import Reason
 
 JsonObject = dict[str, Any]
@@ -162,6 +163,19 @@ def placement_view(group: GroupPlacement) -> JsonObject:
         "gpus": list(group.devices),
         "cpus": group.milli_cpus / 1000,
         "memory_bytes": group.memory_bytes,
+    }
+
+
+def device_view(device: Device, holder: str | None) -> JsonObject:
+    """A GPU as placement sees it, and the job that holds it."""
+    return {
+        "uuid": device.uuid,
+        "model": device.model,
+        "memory_bytes": device.memory_bytes,
+        "profile": device.profile,
+        "healthy": device.healthy,
+        "health_reason": device.health_reason,
+        "holder": holder,
     }
 
 

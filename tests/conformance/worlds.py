@@ -8,8 +8,6 @@ the pods of the API server.
 
 from __future__ import annotations
 
-import os
-import signal
 import time
 from collections import Counter
 from collections.abc import Callable, Mapping
@@ -140,7 +138,7 @@ class LocalWorld:
         return Told(found["state"], reason, found["exit_code"], found["attempt"])
 
     def restart(self) -> None:
-        os.kill(self.home.service_pid(), signal.SIGKILL)
+        self.home.kill_service()
 
     def until(self, probe: Callable[[], bool]) -> None:
         _poll(probe)

@@ -18,9 +18,11 @@ from mlsched.model.events import AttemptEnded, NodeObserved
 from mlsched.model.jobs import EndCause, Job, JobState, Outcome
 from mlsched.runtime.controller import Controller
 from mlsched.runtime.driver import Driver
+from mlsched.server import records
 from mlsched.server.gpu_events import EventRecord
 from mlsched.server.inventories import Inventories
 from mlsched.server.services import Service
+from mlsched.server.views import JsonObject
 from mlsched.testing.builders import node
 
 
@@ -118,42 +120,85 @@ def test_a_key_gives_the_same_job_also_when_the_disk_is_full_by_now(
     play(scenario)
 
 
+ASKED: dict[str, Callable[[Service, str], Awaitable[JsonObject]]] = {
+    "ls": lambda service, _: service.list_jobs({"all": True}),
+    "report": lambda service, _: service.report({}),
+    "show": lambda service, job: service.show({"job": job}),
+    "cancel": lambda service, job: service.cancel({"jobs": [job], "states": ["RUNNING"]}),
+}
+
+
 @pytest.mark.parametrize("durable", ["later", "meanwhile", "before"])
+@pytest.mark.parametrize("ask", ASKED.values(), ids=ASKED)
 def test_a_job_that_ends_is_seen_once_at_every_moment(
-    play: Any, monkeypatch: pytest.MonkeyPatch, durable: str
+    play: Any,
+    monkeypatch: pytest.MonkeyPatch,
+    durable: str,
+    ask: Callable[[Service, str], Awaitable[JsonObject]],
 ) -> None:
     """Its end is decided, then durable: whoever asks between the two must not miss it."""
 
     async def scenario(bench: Bench) -> None:
         job = (await bench.submit())["jobs"][0]
-        save, ended_jobs, saved = bench.store.save, bench.store.ended_jobs, asyncio.Event()
-        may_save = asyncio.Event()
+        save, saved, may_save = bench.store.save, asyncio.Event(), asyncio.Event()
 
         async def save_when_told(jobs: Iterable[Job]) -> None:
             await may_save.wait()
             await save(jobs)
             saved.set()
 
-        async def answer_late(limit: int) -> list[Job]:
-            found = await ended_jobs(limit)
-            if durable == "meanwhile":
-                may_save.set()
-                await saved.wait()
-            return found
+        def late(read: Callable[[Any], Awaitable[Any]]) -> Callable[[Any], Awaitable[Any]]:
+            async def answer_late(asked: Any) -> Any:
+                found = await read(asked)
+                if durable == "meanwhile":
+                    may_save.set()
+                    await saved.wait()
+                return found
+
+            return answer_late
 
         while bench.driver.all_unsaved():
             await asyncio.sleep(0)
         monkeypatch.setattr(bench.store, "save", save_when_told)
-        monkeypatch.setattr(bench.store, "ended_jobs", answer_late)
+        for name in ("ended_jobs", "find"):
+            monkeypatch.setattr(bench.store, name, late(getattr(bench.store, name)))
         bench.driver.post(AttemptEnded(job["id"], 1, Outcome(EndCause.EXITED, 0)))
         if durable == "before":
             may_save.set()
             await saved.wait()
-        for answer in (bench.service.list_jobs({"all": True}), bench.service.report({})):
-            rows = (await answer)["jobs"]
-            assert [(row["id"], row["state"]) for row in rows] == [(job["id"], "SUCCEEDED")]
+        answer = await ask(bench.service, job["id"])
+        rows = answer.get("jobs", [answer])
+        assert [(row["id"], row["state"]) for row in rows] == [(job["id"], "SUCCEEDED")]
         may_save.set()
         await saved.wait()
+
+    play(scenario)
+
+
+def test_a_cancellation_is_answered_once_it_is_durable(
+    play: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whoever was told so must not see the job run after a crash."""
+
+    async def scenario(bench: Bench) -> None:
+        first = (await bench.submit())["jobs"][0]
+        job = (await bench.submit(after=[first["name"]]))["jobs"][0]
+        save, may_save = bench.store.save, asyncio.Event()
+
+        async def save_when_told(jobs: Iterable[Job]) -> None:
+            await may_save.wait()
+            await save(jobs)
+
+        monkeypatch.setattr(bench.store, "save", save_when_told)
+        monkeypatch.setattr(records, "SAVE_S_MAX", 0.05)
+        with pytest.raises(StoreFullError, match="could not be written"):
+            await bench.service.cancel({"jobs": [job["id"]]})
+        monkeypatch.undo()
+        may_save.set()
+        answer = await bench.service.cancel({"jobs": [job["id"]]})
+        assert answer["jobs"][0]["state"] == "CANCELLED"
+        (found,) = await bench.store.find(job["id"])
+        assert found.state is JobState.CANCELLED
 
     play(scenario)
 
