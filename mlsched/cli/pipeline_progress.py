@@ -28,7 +28,7 @@ class Meter(ExitStack):
     """Shows nothing; a context manager around the run."""
 
     def show(self, progress: Progress) -> None:
-        """A task has ended."""
+        """A task has ended, or some seconds went by."""
 
     def stop(self) -> None:
         """Show nothing more."""

@@ -29,6 +29,9 @@ from mlsched_pipelines.tasks import Work, marker_path, read_marker, run_task
 
 Listener = Callable[[Progress], None]
 
+TELL_EVERY_S = 5.0
+"""How long a listener hears nothing at most, however long a task takes."""
+
 
 class Task(Struct, frozen=True):
     """One task that is still to be done."""
@@ -49,7 +52,7 @@ class Execution:
         folder: Where the run stages its files, within the store.
         engine: Where tasks run.
         budget: Memory that they may take, by estimate.
-        listener: Called after every task, in the caller's thread.
+        listener: Called after every task, and every `TELL_EVERY_S`, in the caller's thread.
     """
 
     def __init__(
@@ -169,12 +172,13 @@ class Execution:
         by_id = {task.call.task_id: task for task in tasks}
         try:
             for outcome in _outcomes(self._engine, tasks, self._budget.run_bytes):
-                task = by_id[outcome.task_id]
-                record = _value(outcome, task.what)
-                done[task.number] = record
-                if record.counts.rejected:
-                    self.check_budget(done.values())
-                self._meter.end(stage, record, task.number)
+                if outcome is not None:
+                    task = by_id[outcome.task_id]
+                    record = _value(outcome, task.what)
+                    done[task.number] = record
+                    if record.counts.rejected:
+                        self.check_budget(done.values())
+                    self._meter.end(stage, record, task.number)
                 if self._listener is not None:
                     self._listener(self._meter.progress())
         except Exception:
@@ -195,8 +199,12 @@ def _files(record: TaskRecord) -> Iterator[tuple[str, int]]:
             yield file.path, file.size_bytes
 
 
-def _outcomes(engine: Engine, tasks: Sequence[Task], budget_bytes: int) -> Iterator[Outcome]:
-    """Keep the engine's slots filled with one call in reserve, within the budget."""
+def _outcomes(engine: Engine, tasks: Sequence[Task], budget_bytes: int) -> Iterator[Outcome | None]:
+    """Keep the engine's slots filled with one call in reserve, within the budget.
+
+    Yields:
+        How each call ended; None after every `TELL_EVERY_S` in which none did.
+    """
     held: dict[str, int] = {}
     for task in tasks:
         while held and (
@@ -209,11 +217,14 @@ def _outcomes(engine: Engine, tasks: Sequence[Task], budget_bytes: int) -> Itera
         yield from _ended(engine, held)
 
 
-def _ended(engine: Engine, held: dict[str, int]) -> Iterator[Outcome]:
+def _ended(engine: Engine, held: dict[str, int]) -> Iterator[Outcome | None]:
     """What ended of the calls that are held; an interrupted run may have left others."""
-    for outcome in engine.wait_any():
+    found = engine.wait_any(TELL_EVERY_S)
+    for outcome in found:
         if held.pop(outcome.task_id, None) is not None:
             yield outcome
+    if not found:
+        yield None
 
 
 def _cancel(engine: Engine, tasks: Iterable[Task]) -> None:

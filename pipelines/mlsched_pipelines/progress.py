@@ -1,4 +1,4 @@
-"""How far a run is: what `mlsched_pipelines.run` tells after every task."""
+"""How far a run is: what `mlsched_pipelines.run` tells while it goes on."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ class Progress(Struct, frozen=True):
     """How far a run is, over all of its stages."""
 
     stage: str
-    """What the task that ended last belongs to: ``scan``, ``group_by``, ``join`` or ``sort``."""
+    """What is under way: ``scan``, ``group_by``, ``join`` or ``sort``."""
     tasks_done: int
     tasks: int
     rows_in: int

@@ -64,7 +64,7 @@ def run(
         engine: Where tasks run; threads of this process by default.
         memory_max_bytes: What the tasks that run side by side may take, by estimate; by default
             what the engine's workers have, or 60 % of this machine's memory.
-        progress: Called after every task, in the caller's thread.
+        progress: Called after every task, and at least every 5 s, in the caller's thread.
 
     Raises:
         SchemaMismatchError: data breaks a contract beyond the budget for rejects.

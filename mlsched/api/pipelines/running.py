@@ -91,7 +91,7 @@ class RecordedRun:
     Args:
         runs: Where records are kept.
         record: From `begin`.
-        on_progress: Called after every task, in the caller's thread.
+        on_progress: Called after every task, and at least every 5 s, in the caller's thread.
         on_problem: Takes one line when the end of the run cannot be recorded.
     """
 

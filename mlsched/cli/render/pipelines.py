@@ -119,6 +119,8 @@ def progress_text(progress: Progress) -> str:
         parts.append(f"{format_bytes(round(progress.bytes_per_s))}/s")
     if progress.eta_s is not None:
         parts.append(f"{format_span(progress.eta_s)} to go")
+    else:
+        parts.append(f"{format_span(progress.wall_s)} so far")
     return ", ".join(parts)
 
 

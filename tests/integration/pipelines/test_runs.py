@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -20,6 +21,7 @@ from mlsched_pipelines import (
     Progress,
     arrow,
     csv,
+    executions,
     open_dataset,
     parquet,
     run,
@@ -274,6 +276,31 @@ def test_progress_tells_every_task(tmp_path: Path, make_csv: MakeCsv, schema: pa
         (i + 1, tasks) for i in range(tasks)
     ]
     assert told[-1].rows_out == 1000
+
+
+def test_progress_is_told_while_a_task_takes_long(
+    tmp_path: Path, make_csv: MakeCsv, schema: pa.Schema, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(executions, "TELL_EVERY_S", 0.01)
+    told: list[Progress] = []
+    gate = tmp_path / "gate"
+    os.mkfifo(gate)
+
+    def hear(progress: Progress) -> None:
+        told.append(progress)
+        if len(told) == 3:
+            gate.write_bytes(b"")
+
+    def slow(batch: pa.RecordBatch) -> pa.RecordBatch:
+        gate.read_bytes()
+        return batch
+
+    scan = Plan.scan(csv(make_csv(rows=10), schema))
+    plan = scan.map_batches(slow, schema=schema).write(tmp_path / "out")
+    run(plan, progress=hear)
+    assert [each.tasks_done for each in told[:3]] == [0, 0, 0]
+    assert told[0].wall_s < told[2].wall_s
+    assert told[-1].tasks_done == told[-1].tasks == len(plan.splits)
 
 
 def test_an_empty_input_gives_an_empty_dataset(tmp_path: Path, schema: pa.Schema) -> None:

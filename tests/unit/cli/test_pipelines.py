@@ -159,7 +159,7 @@ def test_progress_as_text():
 
 def test_work_that_is_left_after_the_input_is_neither_all_nor_at_its_end():
     late = make_progress(stage="group_by", tasks_done=8, bytes_done=100, bytes_here=100)
-    assert progress_text(late) == "99%, group_by 8/12 tasks, 1,200,000 rows, 20 B/s"
+    assert progress_text(late) == "99%, group_by 8/12 tasks, 1,200,000 rows, 20 B/s, 5.0s so far"
     ended = make_progress(tasks_done=12, bytes_done=100, bytes_here=100)
     assert progress_text(ended).startswith("100%, ")
 
