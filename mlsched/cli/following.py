@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from mlsched.api.following import Follower, Output
@@ -24,7 +24,10 @@ CLUSTER_QUIET_S = 3.0
 ASK_S = 60.0
 """The same in a cluster, where telling why takes lists of everything: how often that is done."""
 
-_PLAIN_ENDS = ("Completed", "ExitedWithError", "CancelledByUser")
+ENDS_MAX = 5
+"""Jobs of whose end is told, one by one."""
+
+_PLAIN_ENDS = ("Completed", "ExitedWithError")
 
 
 class Waiting:
@@ -96,7 +99,7 @@ def follow(session: Session, job: JsonObject, *, several_ranks: bool) -> int:
     except MlschedError:
         tell_detached(session, job)
         raise
-    _tell_ends(session, follower.jobs)
+    tell_ends(session, follower.jobs, but=_PLAIN_ENDS)
     return exit_code_of_jobs(follower.jobs.values())
 
 
@@ -152,13 +155,26 @@ def _tell_missing_output(session: Session, follower: Follower) -> None:
             )
 
 
-def _tell_ends(session: Session, jobs: dict[str, JsonObject]) -> None:
-    """A word on ends that the job's own output cannot have told."""
-    for job in jobs.values():
-        reason = job.get("reason") or {}
-        if job["state"] != "SUCCEEDED" and reason.get("code") not in _PLAIN_ENDS:
-            session.tell(f"{job['name']} {job['state']}: {one_line(str(reason.get('message')))}")
-        elif job["state"] == "CANCELLED":
-            session.tell(f"{job['name']} was cancelled.")
-        if job["state"] == "FAILED":
-            session.hint(f"explain: {session.next_command('why', job)}")
+def tell_ends(session: Session, jobs: dict[str, JsonObject], but: Sequence[str] = ()) -> None:
+    """A word on jobs that did not succeed: `ENDS_MAX` of an array's, and how many more there are.
+
+    Args:
+        but: Codes of reasons of which nothing is told, since the job's own output tells it.
+    """
+    ended = [job for job in jobs.values() if job["state"] != "SUCCEEDED"]
+    told = [(job, text) for job in ended if (text := _end_text(job, but))]
+    for _, text in told[:ENDS_MAX]:
+        session.tell(text)
+    if len(told) > ENDS_MAX:
+        session.tell(f"{len(told) - ENDS_MAX} more did not succeed.")
+    for job in [job for job in ended if job["state"] == "FAILED"][:ENDS_MAX]:
+        session.hint(f"explain: {session.next_command('why', job)}")
+
+
+def _end_text(job: JsonObject, but: Sequence[str]) -> str:
+    reason = job.get("reason") or {}
+    if job["state"] == "CANCELLED" and reason.get("code") == "CancelledByUser":
+        return f"{job['name']} was cancelled."
+    if reason.get("code") in but:
+        return ""
+    return f"{job['name']} {job['state']}: {one_line(str(reason.get('message')))}"

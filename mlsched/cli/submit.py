@@ -64,15 +64,16 @@ def submit(
 
 
 def wait_for(session: Session, job: dict[str, Any]) -> int:
-    """Wait for a job that was just submitted; returns its exit code."""
+    """Wait for a job that was just submitted, tell why it failed; returns its exit code."""
     from mlsched.api.watching import JobWatch, exit_code_of_jobs
-    from mlsched.cli.following import tell_detached
+    from mlsched.cli.following import tell_detached, tell_ends
 
     try:
         with JobWatch(session.client, [job["id"]]) as watch:
             watch.wait()
     except KeyboardInterrupt:
         return tell_detached(session, job)
+    tell_ends(session, watch.jobs)
     return exit_code_of_jobs(watch.jobs.values())
 
 

@@ -101,7 +101,13 @@ def test_a_dry_run_can_be_submitted(home):
 
 
 def test_wait_exits_as_the_job_did(home):
-    assert home.run("submit", "--wait", "--", "sh", "-c", "exit 5").returncode == 5
+    failed = home.run("submit", "--wait", "--name", "five", "--", "sh", "-c", "exit 5")
+    assert (failed.returncode, failed.stderr) == (5, b"five FAILED: ended with exit code 5\n")
+    failed = home.run("submit", "--wait", "--array", "1-7", "--name", "all", "--", "false")
+    assert failed.stderr.splitlines()[-2:] == [
+        b"all[5] FAILED: ended with exit code 1",
+        b"2 more did not succeed.",
+    ]
     assert home.run("submit", "--wait", "--", "true").returncode == 0
 
 
