@@ -254,9 +254,13 @@ def start_agent(module: str, options: dict[str, Any]) -> AgentPeer:
 
 def make_private_folder() -> str:
     """A private directory whose path is short enough for sockets."""
+    return tempfile.mkdtemp(prefix="mlsched-", dir=find_short_root())
+
+
+def find_short_root() -> str:
+    """Where temporary folders are whose paths are short enough for sockets."""
     roots = [tempfile.gettempdir(), "/tmp"]
-    short = [root for root in roots if len(root) <= FOLDER_CHARS_MAX]
-    return tempfile.mkdtemp(prefix="mlsched-", dir=short[0])
+    return next(root for root in roots if len(root) <= FOLDER_CHARS_MAX)
 
 
 def _keep() -> None:

@@ -22,11 +22,14 @@ from contextlib import contextmanager
 from msgspec import Struct
 
 from mlsched.errors import ConfigError, UnreachableError
-from mlsched_pipelines.starting import make_private_folder
+from mlsched_pipelines.folders import make_held_folder
+from mlsched_pipelines.starting import find_short_root
 
 ENGINES = ("dask", "ray")
 TOKEN_VARIABLE = "MLSCHED_GANG_TOKEN"
 LOOPBACK = "127.0.0.1"
+FOLDER_PREFIX = "mlschedm"
+"""Of the folders of members; as long as that of other folders of ours, for the sake of sockets."""
 
 NAME_S_MAX = 120.0
 """A node's name is served once its pod has an address."""
@@ -112,12 +115,16 @@ def host_port(host: str, port: int) -> str:
 
 @contextmanager
 def private_folder() -> Iterator[str]:
-    """A directory of this process, short enough for sockets; removed in the end."""
-    folder = make_private_folder()
+    """A directory of this process, short enough for sockets; it does not outlive the process long.
+
+    It may hold the key of an attempt: what killed members left is removed by the next ones.
+    """
+    folder, handle = make_held_folder(FOLDER_PREFIX, find_short_root())
     try:
-        yield folder
+        yield str(folder)
     finally:
         shutil.rmtree(folder, ignore_errors=True)
+        os.close(handle)
 
 
 def forget_settings(prefix: str) -> None:
