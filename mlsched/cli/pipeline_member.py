@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -83,14 +82,16 @@ def drive(
         with frames_shown(session), own_output(session):
             pipeline = load_pipeline(target)
             plan = pipeline.make_plan(given, interval)
-        with joined(own, engine, folder) as choice:
-            return carry_out(session, plan, pipeline.target, choice, given, interval)
+        choice, cluster = prepare(own, engine, folder)
+        return carry_out(session, plan, pipeline.target, choice, given, interval, cluster=cluster)
 
 
-@contextmanager
-def joined(own: Member, engine: str, folder: str) -> Iterator[EngineChoice]:
-    """The engine of a run, with all members of its cluster there."""
+def prepare(
+    own: Member, engine: str, folder: str
+) -> tuple[EngineChoice, AbstractContextManager[None]]:
+    """The engine of a run, and the cluster that it needs: within it all members are there."""
     import os
+    from contextlib import nullcontext
     from importlib import import_module
 
     from mlsched.api.pipelines.running import EngineChoice
@@ -100,10 +101,9 @@ def joined(own: Member, engine: str, folder: str) -> Iterator[EngineChoice]:
     job = os.environ.get("MLSCHED_JOB_ID", "")
     budget_bytes = int(BUDGET_SHARE * own.memory_max_bytes * own.size) or None
     if own.size == 1:
-        yield EngineChoice(engine, own.cpus, budget_bytes, job)
-        return
+        return EngineChoice(engine, own.cpus, budget_bytes, job), nullcontext()
     members = import_module(f"mlsched_pipelines.members.{engine}")
     address = members.configure(own, folder)
-    with helped(engine, members.HELPERS, own):
-        # A bound on memory beside an address is refused where the engine's name is the same.
-        yield EngineChoice(address, None, None if address == engine else budget_bytes, job)
+    # A bound on memory beside an address is refused where the engine's name is the same.
+    bound = None if address == engine else budget_bytes
+    return EngineChoice(address, None, bound, job), helped(engine, members.HELPERS, own)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -138,11 +138,13 @@ def carry_out(  # noqa: PLR0913 - what names a run
     *,
     directory: str = "",
     retry_of: str = "",
+    cluster: AbstractContextManager[None] | None = None,
 ) -> int:
     """Run a plan under a new record, with progress; tell how it ended. Gives the exit code.
 
     Args:
         directory: Where the file was run, which may have gone elsewhere; where we are by default.
+        cluster: What must be there for the engine, and ends with the run.
     """
     from mlsched.api.pipelines.interrupts import Interrupts
     from mlsched.api.pipelines.running import RecordedRun, begin
@@ -156,7 +158,7 @@ def carry_out(  # noqa: PLR0913 - what names a run
     )  # fmt: skip
     meter = make_meter(session)
     recorded = RecordedRun(
-        open_runs(session), record, on_progress=meter.show, on_problem=session.tell
+        open_runs(session), record, cluster, on_progress=meter.show, on_problem=session.tell
     )
 
     def stop() -> None:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import msgspec
@@ -91,6 +92,7 @@ class RecordedRun:
     Args:
         runs: Where records are kept.
         record: From `begin`.
+        cluster: What must be there for the engine, entered under the record; nothing by default.
         on_progress: Called after every task, and at least every 5 s, in the caller's thread.
         on_problem: Takes one line when the end of the run cannot be recorded.
     """
@@ -99,12 +101,14 @@ class RecordedRun:
         self,
         runs: PipelineRuns,
         record: PipelineRun,
+        cluster: AbstractContextManager[None] | None = None,
         *,
         on_progress: Callable[[Progress], None] = lambda progress: None,
         on_problem: Callable[[str], None] = lambda line: None,
     ) -> None:
         self.record = record
         self._runs = runs
+        self._cluster = cluster or nullcontext()
         self._on_progress = on_progress
         self._on_problem = on_problem
         self._saved_s = time.monotonic()
@@ -149,7 +153,8 @@ class RecordedRun:
     def _run(self, plan: Plan) -> RunReport:
         record = self.record
         held = record.memory_max_bytes if record.engine in _OWN_CLUSTERS else None
-        with start_engine(record.engine, workers=record.workers, memory_max_bytes=held) as engine:
+        options = {"workers": record.workers, "memory_max_bytes": held}
+        with self._cluster, start_engine(record.engine, **options) as engine:
             return run(
                 plan,
                 interval=record.interval,

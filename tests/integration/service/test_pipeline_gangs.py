@@ -183,6 +183,8 @@ def test_it_keeps_to_itself_and_ends_within_its_grace(
     ended = project.home.wait(job["name"], deadline_s=25)
     assert ended["state"] == "CANCELLED"
     assert project.processes(job) == []
+    (run,) = json.loads(project.run("pipeline", "ls", "--all", "-o", "json").stdout)
+    assert (run["state"], run["job"]) == ("INTERRUPTED", job["id"])
     told = [project.log(job, 0), project.log(job, 1), json.dumps(project.home.show(job["name"]))]
     assert token not in "".join(told)
     for file in project.home.paths.state_dir.glob("state.db*"):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from contextlib import contextmanager
 
 import pyarrow as pa
 import pytest
@@ -10,7 +11,7 @@ import pytest
 from mlsched.api.pipelines.loading import Target
 from mlsched.api.pipelines.records import PipelineRuns, RunState
 from mlsched.api.pipelines.running import EngineChoice, RecordedRun, begin
-from mlsched.errors import ConfigError, PipelineError, StoreFullError
+from mlsched.errors import ConfigError, PipelineError, StoreFullError, UnreachableError
 from mlsched_pipelines import Plan, csv, open_dataset
 from mlsched_pipelines.progress import Progress
 
@@ -103,6 +104,25 @@ def test_an_engine_that_does_not_start_is_recorded(plan, make):
     error = recorded._runs.find("out").error
     assert (error.type, error.traceback) == ("ConfigError", "")
     assert error.hint
+
+
+@pytest.mark.parametrize(
+    ("why", "state"),
+    [(UnreachableError("Not all members joined."), "FAILED"), (KeyboardInterrupt(), "INTERRUPTED")],
+)
+def test_a_cluster_that_is_not_there_yet_has_a_run_all_the_same(plan, make, why, state):
+    seen = []
+
+    @contextmanager
+    def never_whole():
+        seen.append(recorded._runs.find("out").state)
+        raise why
+        yield
+
+    recorded = make(plan, cluster=never_whole())
+    with pytest.raises(type(why)):
+        recorded.execute(plan)
+    assert [*seen, recorded._runs.find("out").state] == ["RUNNING", state]
 
 
 def test_errors_of_the_system_are_told_as_what_they_are(plan, make, monkeypatch):
