@@ -24,11 +24,8 @@ from mlsched_pipelines.remotes import RemoteEngine, Report, describe_memory, imp
 from mlsched_pipelines.starting import check_versions, make_version_probe, share_out, start_agent
 from mlsched_pipelines.workers import WORKER_SETTINGS, WorkerSettings, perform
 
-CONNECT_S_MAX = 30.0
-"""Dask's own default: a scheduler on an overloaded machine may take long to answer."""
-
 LATE_S_MAX = 5.0
-"""How much later than that a client may tell."""
+"""How much later than Dask's own bound a client may tell that it found no scheduler."""
 
 WORKERS_S_MAX = 30.0
 """Until an existing cluster has a worker."""
@@ -168,10 +165,11 @@ def _has_left(nanny: Any, known: Container[str]) -> bool:
 
 def _join(report: Report, distributed: Any, address: str) -> DaskPlacer:
     scheduler = address.replace("dask://", "tcp://")
-    connect = partial(distributed.Client, set_as_default=False, timeout=CONNECT_S_MAX)
+    connect = partial(distributed.Client, set_as_default=False)
     try:
         # A client never ends by itself where something else than Dask listens.
-        client = ThreadPoolExecutor(1).submit(connect, scheduler).result(CONNECT_S_MAX + LATE_S_MAX)
+        wait_s = _connect_s_max() + LATE_S_MAX
+        client = ThreadPoolExecutor(1).submit(connect, scheduler).result(wait_s)
     except OSError as error:
         raise UnreachableError(
             f"No Dask scheduler answers at {address}: {str(error) or 'what listens is none'}.",
@@ -192,6 +190,13 @@ def _join(report: Report, distributed: Any, address: str) -> DaskPlacer:
     workers = client.scheduler_info(n_workers=-1)["workers"].values()
     limits = [limit for worker in workers if (limit := worker["memory_limit"])]
     return DaskPlacer(report, client, slots, about, min(limits, default=None))
+
+
+def _connect_s_max() -> float:
+    """How long Dask tries to connect: 30 s, unless the user's configuration has another time."""
+    dask = import_extra("dask", "dask")
+    found = dask.config.get("distributed.comm.timeouts.connect")
+    return float(dask.utils.parse_timedelta(found))
 
 
 class DaskPlacer:

@@ -28,6 +28,8 @@ from mlsched_pipelines.starting import check_versions, make_version_probe, start
 pytestmark = pytest.mark.timeout(300)
 
 GONE_S_MAX = 10.0
+CONNECT_TIME = "DASK_DISTRIBUTED__COMM__TIMEOUTS__CONNECT"
+"""How long Dask tries to connect."""
 
 DRIVER = """
 import os, pathlib, sys, time
@@ -278,13 +280,15 @@ def test_the_local_engine_has_no_memory_limit() -> None:
 
 
 @pytest.mark.parametrize("scheme", ["dask", "tls"])
-def test_nobody_at_an_address_is_unreachable(scheme: str) -> None:
+def test_nobody_at_an_address_is_unreachable(scheme: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(CONNECT_TIME, "2s")
     with pytest.raises((UnreachableError, ConfigError), match=r"127\.0\.0\.1:9"):
         start_engine(f"{scheme}://127.0.0.1:9")
 
 
 @pytest.mark.slow
-def test_a_dashboard_is_no_scheduler() -> None:
+def test_a_dashboard_is_no_scheduler(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(CONNECT_TIME, "2s")
     with HTTPServer(("127.0.0.1", 0), BaseHTTPRequestHandler) as server:
         threading.Thread(target=server.serve_forever, daemon=True).start()
         with pytest.raises(UnreachableError, match="what listens is none") as found:
@@ -474,6 +478,8 @@ def test_an_existing_ray_cluster_is_used_and_its_loss_told(
     monkeypatch.setenv("RAY_AUTH_MODE", "disabled")
     (folder / "sitecustomize.py").write_text(DIES_ONCE)
     env = {"PYTHONPATH": str(folder), "DIED": str(folder / "died")}
+    # How long Ray waits for the process that died; others need some seconds to begin.
+    env["RAY_CLIENT_SERVER_CHECK_CHANNEL_TIMEOUT_S"] = "15"
     port, client_port = find_ports()
     command = f"start --head --block --node-ip-address 127.0.0.1 --port {port} --num-cpus 2"
     options = f"--ray-client-server-port {client_port} --include-dashboard false"

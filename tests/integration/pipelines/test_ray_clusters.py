@@ -90,15 +90,21 @@ def test_a_cluster_with_a_token_takes_in_who_has_it(
             assert collect(engine, 1)["t"].value == 11
 
 
-@pytest.mark.parametrize(
-    ("code", "expected"),
-    [(OTHER_PYARROW, r"has pyarrow 1\.0, here it is"), (OTHER_RAY, r"Ray: 2\.52\.0")],
-)
-def test_a_cluster_with_other_versions_is_refused(code: str, expected: str, folder: Path) -> None:
-    (folder / "sitecustomize.py").write_text(code)
-    env = {"PYTHONPATH": str(folder), "RAY_AUTH_MODE": "disabled"}
-    with a_cluster(folder, **env) as (_, client), pytest.raises(ConfigError, match=expected):
-        start_engine(client)
+def test_a_cluster_with_other_versions_is_refused(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, code in (("pyarrow", OTHER_PYARROW), ("ray", OTHER_RAY)):
+        (folder / name).mkdir()
+        (folder / name / "sitecustomize.py").write_text(code)
+    monkeypatch.setenv("RAY_AUTH_MODE", "disabled")
+    with a_cluster(folder, PYTHONPATH=str(folder / "pyarrow")) as (driver, client):
+        monkeypatch.setenv("RAY_ADDRESS", driver)
+        with pytest.raises(ConfigError, match=r"has pyarrow 1\.0, here it is"):
+            start_engine("ray")
+        monkeypatch.delenv("RAY_ADDRESS")
+        monkeypatch.setenv("PYTHONPATH", str(folder / "ray"))
+        with pytest.raises(ConfigError, match=r"Ray: 2\.52\.0"):
+            start_engine(client)
 
 
 def test_a_variable_that_says_local_means_a_cluster_of_our_own(
