@@ -21,6 +21,16 @@ from mlsched.errors import PipelineError, SchemaMismatchError
 
 Bools = npt.NDArray[np.bool_]
 
+_VIEWS = {pa.string_view(): pa.large_string(), pa.binary_view(): pa.large_binary()}
+"""What views are read as; Polars writes them. Large, since a block may have more than 2 GiB."""
+
+_LISTS = (
+    (pa.types.is_list, pa.list_),
+    (pa.types.is_large_list, pa.large_list),
+)
+
+_SMALL = {pa.large_string(): pa.string(), pa.large_binary(): pa.binary()}
+
 
 class Check(Struct, frozen=True):
     """What the values of one field keep beside their type; nulls are judged by the schema alone."""
@@ -46,6 +56,14 @@ class Contract(Struct, frozen=True):
     def __post_init__(self) -> None:
         if len(set(self.schema.names)) != len(self.schema.names):
             raise SchemaMismatchError(f"Field names must differ, found {self.schema.names}.")
+        for field in self.schema:
+            if _is_encoded(field.type):
+                plain = plain_type(field.type)
+                hint = "Leave it out of the schema, or write the input with plain types."
+                raise SchemaMismatchError(
+                    f"Field {field.name!r} is {field.type}, which Arrow cannot filter or sort.",
+                    hint if _is_encoded(plain) else f"Promise {plain}: it is read as that.",
+                )
         for name in self.checks:
             if name not in self.schema.names:
                 raise unknown_field(name, self.schema.names, "a check names")
@@ -129,6 +147,47 @@ def shorten(found: object, length_max: int = 80) -> str:
     return text if len(text) <= length_max else text[: length_max - 1] + "…"
 
 
+def plain_schema(schema: pa.Schema) -> pa.Schema:
+    """The schema that a source promises by default: as it is, with plain values."""
+    fields = [field.with_type(plain_type(field.type)) for field in schema]
+    return pa.schema(fields)
+
+
+def plain_type(kind: pa.DataType) -> pa.DataType:
+    """What values are read as that are views, or encoded by runs; others as what they are."""
+    return _without_views(kind.value_type if pa.types.is_run_end_encoded(kind) else kind)
+
+
+def _without_views(kind: pa.DataType) -> pa.DataType:
+    if pa.types.is_struct(kind):
+        return pa.struct([field.with_type(_without_views(field.type)) for field in kind])
+    for is_kind, make in _LISTS:
+        if is_kind(kind):
+            item = kind.value_field
+            return make(item.with_type(_without_views(item.type)))
+    return _VIEWS.get(kind, kind)
+
+
+def _is_encoded(kind: pa.DataType) -> bool:
+    """Whether values are views or encoded by runs, at any depth."""
+    if pa.types.is_run_end_encoded(kind) or kind in _VIEWS:
+        return True
+    if pa.types.is_list_view(kind) or pa.types.is_large_list_view(kind):
+        return True
+    return any(_is_encoded(kind.field(at).type) for at in range(kind.num_fields))
+
+
+def _is_read_as(found: pa.DataType, promised: pa.DataType) -> bool:
+    plain = plain_type(found)
+    return promised in {found, plain} or (found != plain and promised == _SMALL.get(plain))
+
+
+def _decode(column: pa.Array, kind: pa.DataType) -> pa.Array:
+    if pa.types.is_run_end_encoded(column.type):
+        column = pc.run_end_decode(column)
+    return column if column.type == kind else column.cast(kind)
+
+
 def check_fields(contract: Contract, found: pa.Schema, file: str) -> None:
     """Every promised field is there with its type; others in the file are not looked at.
 
@@ -139,7 +198,7 @@ def check_fields(contract: Contract, found: pa.Schema, file: str) -> None:
         at = found.get_field_index(field.name)
         if at < 0:
             raise unknown_field(field.name, found.names, f"{file}: the contract asks for")
-        if found.field(at).type != field.type:
+        if not _is_read_as(found.field(at).type, field.type):
             raise SchemaMismatchError(
                 f"{file}: field {field.name!r}: expected {field.type}, "
                 f"found {found.field(at).type}.",
@@ -148,7 +207,9 @@ def check_fields(contract: Contract, found: pa.Schema, file: str) -> None:
 
 
 def conform(contract: Contract, batch: pa.RecordBatch, file: str) -> pa.RecordBatch:
-    """The batch with exactly the promised fields in the promised order; no data is copied.
+    """The batch with exactly the promised fields in the promised order.
+
+    No data is copied, but for views and what is encoded by runs, which become plain values.
 
     Raises:
         SchemaMismatchError: a field is missing, has another type, or was not promised.
@@ -162,7 +223,7 @@ def conform(contract: Contract, batch: pa.RecordBatch, file: str) -> pa.RecordBa
             f"{file}: expected the fields {contract.schema.names}, found {batch.schema.names}.",
             "Name the new fields in the schema of the map, or drop them.",
         )
-    columns = [batch.column(name) for name in contract.schema.names]
+    columns = [_decode(batch.column(field.name), field.type) for field in contract.schema]
     return pa.RecordBatch.from_arrays(columns, schema=contract.schema)
 
 

@@ -25,7 +25,7 @@ from mlsched_pipelines.frames import import_pandas
 from mlsched_pipelines.inputs import Paths, expand, open_input
 from mlsched_pipelines.pruning import prune_row_groups, row_group_sizes
 from mlsched_pipelines.rows import Block, RowLedger
-from mlsched_pipelines.schema import Contract, as_contract, check_fields, conform
+from mlsched_pipelines.schema import Contract, as_contract, check_fields, conform, plain_schema
 from mlsched_pipelines.splits import Fingerprint, Pin, Pruned, Split, check_pin, pin_file
 
 if TYPE_CHECKING:
@@ -229,7 +229,7 @@ def parquet(
     files = expand(paths)
     if schema is None:
         with _opened(files[0], pq.ParquetFile) as file:
-            schema = file.schema_arrow.remove_metadata()
+            schema = plain_schema(file.schema_arrow)
     return ParquetSource(files, as_contract(schema), split_bytes, fingerprint)
 
 
@@ -244,7 +244,7 @@ def arrow(
     files = expand(paths)
     if schema is None:
         with _opened(files[0], pa.ipc.open_file) as file:
-            schema = file.schema.remove_metadata()
+            schema = plain_schema(file.schema)
     return ArrowSource(files, as_contract(schema), split_bytes, fingerprint)
 
 
@@ -256,7 +256,7 @@ def table(
         raise PipelineError(f"split_rows: expected 1 or more, found {split_rows}.")
     return TableSource(
         data,
-        as_contract(schema if schema is not None else data.schema.remove_metadata()),
+        as_contract(schema if schema is not None else plain_schema(data.schema)),
         split_rows,
     )
 

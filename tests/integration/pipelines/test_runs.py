@@ -30,6 +30,7 @@ from mlsched_pipelines import (
 from mlsched_pipelines.rows import Counts
 
 MakeCsv = Callable[..., Path]
+VIEW = pa.string_view()
 
 
 def test_rows_go_through_the_steps_in_input_order(
@@ -265,6 +266,46 @@ def test_a_value_that_must_be_unique_is_checked_over_all_shards(
     twice = Plan.scan(csv(paths, schema))
     with pytest.raises(PipelineError, match=r"'id' must be unique: 1003 rows have 1000 values"):
         run(twice.write(tmp_path / "twice", schema=contract))
+
+
+VIEWS = {
+    "text": pa.array(["a", None, "b" * 20], pa.string_view()),
+    "bytes": pa.array([b"a", None, b"b" * 20], pa.binary_view()),
+    "runs": pa.RunEndEncodedArray.from_arrays(pa.array([2, 3], pa.int32()), pa.array([7, 8])),
+    "inner": pa.array([{"a": ["x"]}, None, {"a": []}], pa.struct([("a", pa.list_(VIEW))])),
+}
+"""As other programs write them (Polars: views); Arrow's kernels take few of them."""
+
+
+@pytest.mark.parametrize("kind", ["arrow", "parquet", "table"])
+def test_views_and_runs_are_read_as_plain_values(tmp_path: Path, kind: str) -> None:
+    views = dict(VIEWS)
+    if kind == "parquet":
+        del views["runs"]  # which such files cannot hold
+    data = pa.table({"id": [3, 1, 2], **views})
+    source = table(data)
+    if kind == "arrow":
+        with pa.ipc.new_file(tmp_path / "in.arrow", data.schema) as writer:
+            writer.write_table(data)
+        source = arrow(tmp_path / "in.arrow")
+    elif kind == "parquet":
+        pq.write_table(data, tmp_path / "in.parquet")
+        source = parquet(tmp_path / "in.parquet")
+    plan = Plan.scan(source).filter(pc.field("id") > 1).sort(["id"]).write(tmp_path / "out")
+    run(plan)
+    found = open_dataset(tmp_path / "out").to_table()
+    assert found.column("text").type == pa.large_string()
+    assert found.to_pylist() == [data.slice(at, 1).to_pylist()[0] for at in (2, 0)]
+
+
+def test_views_are_read_as_the_text_that_is_promised(tmp_path: Path) -> None:
+    data = pa.table({"text": VIEWS["text"]})
+    promised = pa.schema([("text", pa.string())])
+    run(Plan.scan(table(data, promised)).write(tmp_path / "out"))
+    assert open_dataset(tmp_path / "out").schema == promised
+    other = pa.schema([("text", pa.int64())])
+    with pytest.raises(SchemaMismatchError, match="expected int64, found string_view"):
+        Plan.scan(table(data, other)).write(tmp_path / "out")
 
 
 def test_progress_tells_every_task(tmp_path: Path, make_csv: MakeCsv, schema: pa.Schema) -> None:

@@ -87,6 +87,22 @@ def test_a_field_that_was_not_promised_is_an_error() -> None:
         conform(Contract(SCHEMA), extra, "x")
 
 
+@pytest.mark.parametrize(
+    ("kind", "hint"),
+    [
+        (pa.string_view(), "Promise large_string"),
+        (pa.run_end_encoded(pa.int32(), pa.int64()), "Promise int64"),
+        (pa.list_(pa.binary_view()), "Promise list<item: large_binary>"),
+        (pa.list_view(pa.int64()), "Leave it out"),
+        (pa.map_(pa.string(), pa.string_view()), "Leave it out"),
+    ],
+)
+def test_what_arrow_cannot_filter_is_not_promised(kind: pa.DataType, hint: str) -> None:
+    with pytest.raises(SchemaMismatchError, match=r"'x' is .*, which Arrow cannot") as found:
+        Contract(pa.schema([("x", kind)]))
+    assert hint in found.value.hint
+
+
 def test_a_check_of_a_field_that_is_not_there_is_refused_at_once() -> None:
     with pytest.raises(SchemaMismatchError, match="'prize'"):
         Contract(SCHEMA, {"prize": Check(minimum=0)})
