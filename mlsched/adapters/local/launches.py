@@ -26,8 +26,12 @@ from mlsched.errors import SpecError
 from mlsched.model.jobs import Job
 from mlsched.model.specs import StopSignal
 
-PORT_MIN, PORT_MAX = 20_000, 60_000
-"""Where submitit looks for a rendezvous port too: well above the ports of system services."""
+PORT_MIN, PORT_MAX = 20_000, 30_000
+"""Of rendezvous ports: above those of system services, and below those that Kubernetes (30,000) and
+the kernel (32,768) hand out: there a connection of anybody may take a port before rank 0 does.
+
+Source: ip_local_port_range in the kernel's ip-sysctl; --service-node-port-range of kube-apiserver.
+"""
 
 PORT_TRIES_MAX = 1_000
 
