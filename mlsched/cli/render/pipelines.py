@@ -117,7 +117,7 @@ def progress_text(progress: Progress) -> str:
     ]
     if progress.bytes_per_s:
         parts.append(f"{format_bytes(round(progress.bytes_per_s))}/s")
-    if progress.eta_s is not None:
+    if progress.eta_s:
         parts.append(f"{format_span(progress.eta_s)} to go")
     else:
         parts.append(f"{format_span(progress.wall_s)} so far")
