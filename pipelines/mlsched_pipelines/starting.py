@@ -29,8 +29,9 @@ from mlsched.units import format_bytes
 from mlsched_pipelines.engines import Engine, count_cores
 from mlsched_pipelines.memory import default_budget_bytes
 
-START_S_MAX = 120.0
-"""Ray needs 6 to 12 s on two cores; what takes longer than this hangs."""
+START_S_MAX = 300.0
+"""Ray needs 6 to 12 s on two cores, and four times 30 s where processes that it starts for a client
+die; what takes longer than this hangs."""
 
 LEAVE_S_MAX = 5.0
 """An agent that is told to end may take this long to leave a cluster, then it is killed."""
@@ -170,6 +171,7 @@ class AgentPeer:
             MlschedError: what the agent met with.
             UnreachableError: it did not come up; with the last lines of its log.
         """
+        why = "it ended"
         with suppress(EOFError, OSError):
             report = self.receive(START_S_MAX)
             if report is not None and report[0] == "ready":
@@ -177,9 +179,10 @@ class AgentPeer:
                 return
             if report is not None:
                 raise error_from_dict(report[1])
+            why = f"nothing came of it within {START_S_MAX:.0f} s"
         self._log.seek(0)
         last = self._log.read()[-2000:].decode(errors="replace").strip() or "it printed nothing"
-        raise UnreachableError(f"The agent process of the engine did not come up: {last}")
+        raise UnreachableError(f"The agent process of the engine did not come up: {why}; {last}")
 
     def put(self, ref: int, digest: str, data: bytes) -> None:
         """Send a pickled value."""

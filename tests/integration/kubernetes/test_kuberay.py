@@ -20,12 +20,12 @@ pytestmark = [
     pytest.mark.needs_nodes,
     pytest.mark.needs_ray,
     pytest.mark.slow,
-    pytest.mark.timeout(300),
+    pytest.mark.timeout(900),
 ]
 
 Until = Callable[..., Any]
 NODES = ("node-a", "node-b")
-READY_S_MAX = 150
+READY_S_MAX = 300
 GANG = {
     "labels": {KUEUE_GROUP: "ray"},
     "annotations": {KUEUE_COUNT: "3"},

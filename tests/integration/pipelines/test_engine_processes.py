@@ -11,7 +11,7 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
@@ -196,17 +196,23 @@ def test_dask_settings_of_the_site_are_not_for_a_cluster_of_our_own(
     preload = {"preload": ["no_such_module"]}
     settings = {"distributed": dict.fromkeys(("scheduler", "nanny", "worker"), preload)}
     (tmp_path / ".config" / "dask" / "site.yaml").write_text(json.dumps(settings))
+    others = list_children()
     with start_engine("dask", workers=1) as engine:
         engine.submit(Call("t", lambda a, b: a + b, engine.put_ref(1), 1))
         assert collect(engine, 1)["t"].value == 2
-        for process in psutil.Process().children(recursive=True):
+        for process in list_children() - others:
             for found in process.net_connections("inet"):
                 if found.status == psutil.CONN_LISTEN:
                     with pytest.raises(OSError):  # noqa: PT011 - refused, or no such page
                         urlopen(f"http://127.0.0.1:{found.laddr.port}/metrics", timeout=10)
 
 
-def list_listeners(tree: list[psutil.Process]) -> list[str]:
+def list_children() -> set[psutil.Process]:
+    """All that this process has started; the servers of other tests are among them."""
+    return set(psutil.Process().children(recursive=True))
+
+
+def list_listeners(tree: Iterable[psutil.Process]) -> list[str]:
     addresses = []
     for process in tree:
         for found in process.net_connections("inet"):
@@ -241,7 +247,7 @@ def test_a_cluster_of_our_own_is_private_and_bounded(
     name: str, folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(tempfile, "tempdir", str(folder))
-    environment = dict(os.environ)
+    environment, others = dict(os.environ), list_children()
     with start_engine(name, workers=2, memory_max_bytes=1 << 30) as engine:
         shared = engine.put_ref(None)
         for number in range(2):
@@ -249,7 +255,7 @@ def test_a_cluster_of_our_own_is_private_and_bounded(
         _, where, path = collect(engine, 2)["t0"].value
         assert where == str(Path.cwd())
         assert path == [str(Path(entry).absolute()) for entry in sys.path]
-        listeners = list_listeners(psutil.Process().children(recursive=True))
+        listeners = list_listeners(list_children() - others)
         assert listeners
         assert {address.removeprefix("::ffff:") for address in listeners} == {"127.0.0.1"}
         assert [found.stat().st_mode & 0o777 for found in folder.iterdir()] == [0o700]

@@ -9,7 +9,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-import psutil
 import pytest
 
 from mlsched.errors import ConfigError, UnreachableError
@@ -18,6 +17,7 @@ from mlsched_pipelines.starting import start_engine
 from tests.integration.pipelines.test_engine_processes import (
     collect,
     find_ports,
+    list_children,
     list_listeners,
     running,
     wait_for,
@@ -112,9 +112,10 @@ def test_a_variable_that_says_local_means_a_cluster_of_our_own(
 ) -> None:
     monkeypatch.setenv("RAY_ADDRESS", "local")
     monkeypatch.setattr(tempfile, "tempdir", str(folder))
+    others = list_children()
     with start_engine("ray", workers=1, memory_max_bytes=1 << 30) as engine:
         # The object store has its share first: a worker ends itself above what is told here.
         assert engine.worker_memory_max_bytes == int(0.9 * (1 << 30)) + 1
-        listeners = list_listeners(psutil.Process().children(recursive=True))
+        listeners = list_listeners(list_children() - others)
         assert {address.removeprefix("::ffff:") for address in listeners} == {"127.0.0.1"}
     assert list(folder.iterdir()) == []

@@ -18,9 +18,9 @@ import pytest
 
 from mlsched_pipelines import open_dataset
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 
-WAIT_S_MAX = 120
+WAIT_S_MAX = 240
 
 FILE = """
 import os, time
@@ -84,6 +84,11 @@ class Project:
         assert found.returncode == 0, found.stderr
         return dict(json.loads(found.stdout))
 
+    def logs(self, job: dict[str, Any]) -> str:
+        """What all ranks have printed, and what is known of the job, for messages."""
+        found = self.run("logs", job["name"])
+        return found.stdout + found.stderr + json.dumps(self.home.show(job["name"]))
+
     def log(self, job: dict[str, Any], rank: int = 0) -> str:
         """What a rank has printed."""
         found = self.run("logs", job["name"], "--rank", str(rank))
@@ -128,7 +133,7 @@ def run_until_it_waits(
     state = lambda: project.home.show(job["name"])["state"]  # noqa: E731
     waits = (project.path / "waits").exists
     poll(lambda: waits() or state() in ("FAILED", "SUCCEEDED") or None, WAIT_S_MAX)
-    assert waits(), project.log(job)
+    assert waits(), project.logs(job)
     return job
 
 
@@ -137,7 +142,7 @@ def test_a_gang_publishes_what_the_local_engine_does(
 ) -> None:
     job = project.submit("out", "--engine", engine, "--nodes", "3")
     ended = project.home.wait(job["name"], deadline_s=WAIT_S_MAX)
-    assert ended["state"] == "SUCCEEDED", project.log(job)
+    assert ended["state"] == "SUCCEEDED", project.logs(job)
     assert open_dataset(project.path / "out").digest == local_digest
     summary = json.loads(project.run("logs", job["name"], "--rank", "0").stdout)
     assert (summary["state"], summary["counts"]["rows_out"]) == ("SUCCEEDED", 1000)
@@ -147,7 +152,7 @@ def test_a_gang_publishes_what_the_local_engine_does(
 def test_one_node_is_a_cluster_too(project: Project) -> None:
     job = project.submit("out", "--engine", "dask", "--nodes", "1")
     ended = project.home.wait(job["name"], deadline_s=WAIT_S_MAX)
-    assert ended["state"] == "SUCCEEDED", project.log(job)
+    assert ended["state"] == "SUCCEEDED", project.logs(job)
 
 
 def test_a_failed_task_fails_the_job_with_the_users_words(project: Project) -> None:
@@ -228,7 +233,7 @@ def test_a_worker_that_is_killed_costs_an_attempt_and_no_task_that_was_done(
     os.kill(worker.pid, signal.SIGKILL)
     (project.path / "gate").unlink()
     ended = project.home.wait(job["name"], deadline_s=WAIT_S_MAX)
-    assert (ended["state"], ended["attempt"]) == ("SUCCEEDED", 2), project.log(job)
+    assert (ended["state"], ended["attempt"]) == ("SUCCEEDED", 2), project.logs(job)
     assert project.launch(job, 2)["ranks"][0]["env"]["MLSCHED_GANG_TOKEN"] != first
     assert open_dataset(project.path / "out").digest == local_digest
     summary = json.loads(project.log(job)[project.log(job).index("{") :])
