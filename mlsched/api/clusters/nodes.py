@@ -10,7 +10,7 @@ from mlsched.adapters.kubernetes.requests import is_gpu_resource, profile_of, re
 from mlsched.adapters.kubernetes.slices import split_name
 from mlsched.api.clusters.pictures import Lists, Picture
 from mlsched.model.nodes import Device
-from mlsched.server.views import JsonObject
+from mlsched.server.views import JsonObject, device_view
 
 
 def gpu_rows(lists: Lists, picture: Picture) -> list[JsonObject]:
@@ -140,19 +140,8 @@ def cluster_view(picture: Picture, context: str) -> JsonObject:
     devices = []
     for node in nodes:
         for device in node.devices:
-            holder = ledger.holder_of(device.uuid)
-            job = controller.jobs.get(holder) if holder else None
-            devices.append(
-                {
-                    "uuid": device.uuid,
-                    "model": device.model,
-                    "memory_bytes": device.memory_bytes,
-                    "profile": device.profile,
-                    "healthy": device.healthy,
-                    "health_reason": device.health_reason,
-                    "holder": job.name if job else None,
-                }
-            )
+            holder = controller.jobs.get(ledger.holder_of(device.uuid) or "")
+            devices.append(device_view(device, holder.name if holder else None))
     return {
         "name": f"{context} ({len(nodes)} node{'' if len(nodes) == 1 else 's'})",
         "layer": "",
