@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import signal
-import socket
 import subprocess
 import sys
 import tempfile
@@ -432,76 +431,3 @@ def test_a_dask_cluster_with_tls_is_used_by_who_has_its_certificate(
         with pytest.raises(UnreachableError) as found:
             start_engine(address)
         assert "certificates" in found.value.hint
-
-
-CONNECTED = """
-import sys
-import ray
-from mlsched_pipelines import Call
-from mlsched_pipelines.starting import start_engine
-
-ray.init(address=sys.argv[1], log_to_driver=False)
-job = ray.get_runtime_context().get_job_id()
-get_job = lambda shared, argument: __import__("ray").get_runtime_context().get_job_id()
-with start_engine("ray", workers=1) as engine:
-    assert engine.slots == 1
-    engine.submit(Call("t", get_job, engine.put_ref(None), None))
-    (outcome,) = engine.wait_any(60)
-    assert outcome.value == job, outcome
-assert ray.is_initialized()
-print("used")
-"""
-
-
-DIES_ONCE = """
-import os, sys
-
-if "specific-server" in " ".join(sys.orig_argv):
-    try:
-        os.close(os.open(os.environ["DIED"], os.O_CREAT | os.O_EXCL))
-    except FileExistsError:
-        pass
-    else:
-        os._exit(1)
-"""
-"""Makes the first process die that a cluster of Ray starts to serve a client."""
-
-
-def find_ports() -> tuple[int, int]:
-    with socket.socket() as one, socket.socket() as other:
-        one.bind(("127.0.0.1", 0))
-        other.bind(("127.0.0.1", 0))
-        return one.getsockname()[1], other.getsockname()[1]
-
-
-@pytest.mark.slow
-@pytest.mark.timeout(300)
-@pytest.mark.parametrize("how", ["client", "variable"])
-def test_an_existing_ray_cluster_is_used_and_its_loss_told(
-    how: str, folder: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    # A token of the user would make Ray ask for it, wherever there is one.
-    monkeypatch.setenv("RAY_AUTH_MODE", "disabled")
-    (folder / "sitecustomize.py").write_text(DIES_ONCE)
-    env = {"PYTHONPATH": str(folder), "DIED": str(folder / "died")}
-    # How long Ray waits for the process that died; others need some seconds to begin.
-    env["RAY_CLIENT_SERVER_CHECK_CHANNEL_TIMEOUT_S"] = "15"
-    port, client_port = find_ports()
-    command = f"start --head --block --node-ip-address 127.0.0.1 --port {port} --num-cpus 2"
-    options = f"--ray-client-server-port {client_port} --include-dashboard false"
-    start = [sys.executable, "-m", "ray.scripts.scripts", *command.split(), *options.split()]
-    with running(*start, "--temp-dir", str(folder / "r"), folder=folder, **env) as process:
-        wait_for(lambda: "Ray runtime started" in (folder / "log").read_text())
-        if how == "variable":
-            monkeypatch.setenv("RAY_ADDRESS", f"127.0.0.1:{port}")
-            program = [sys.executable, "-c", CONNECTED, f"127.0.0.1:{port}"]
-            done = subprocess.run(program, capture_output=True, text=True, timeout=100, check=False)
-            assert done.stdout == "used\n", done.stderr
-        with start_engine(
-            "ray" if how == "variable" else f"ray://127.0.0.1:{client_port}"
-        ) as engine:
-            assert engine.slots == 2
-            engine.submit(Call("t", lambda a, b: a + b, engine.put_ref(10), 1))
-            assert collect(engine, 1)["t"].value == 11
-            assert (folder / "died").exists() == (how == "client")
-            check_lost(engine, folder, process)
