@@ -39,7 +39,7 @@ class Records:
         it is asked again, or an end that was told before would be taken back.
         """
         found = await self._store.find(text)
-        if any(not self.newest(job).state.is_ended and not self._is_known(job) for job in found):
+        if any(not job.state.is_ended and not self._is_known(job) for job in found):
             found = await self._store.find(text)
         return [self.newest(job) for job in found]
 

@@ -13,6 +13,10 @@ from typing import Any
 
 import pytest
 
+from tests.integration.cli.pipeline_projects import gated, project
+
+__all__ = ["gated", "project"]
+
 TIMEOUT_S = 60
 
 

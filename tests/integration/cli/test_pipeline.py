@@ -21,11 +21,7 @@ from tests.integration.cli.pipeline_projects import (
     DAILY,
     FAILING,
     TIMEOUT_S,
-    gated,
-    project,
 )
-
-__all__ = ["gated", "project"]
 
 
 def test_a_run_publishes_and_tells_what_it_did(project):

@@ -11,11 +11,7 @@ from tests.integration.cli.pipeline_projects import (
     DAILY,
     FAILING,
     TIMEOUT_S,
-    gated,
-    project,
 )
-
-__all__ = ["gated", "project"]
 
 
 def test_ctrl_c_stops_cleanly_and_the_retry_goes_on(project, gated, until):
